@@ -1,0 +1,169 @@
+"""The interfaces between the layers: Protocols only.
+
+Two kinds of index on purpose. An `Upstream` answers conditionally (a validator in, perhaps `NotModified`
+out) and may fail at any time; a `Repository` always answers or says why not. `CachedRepository` is the one
+place that turns the first into the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from mirror.model import (
+    WHOLE,
+    Content,
+    File,
+    FileFacts,
+    FileRef,
+    NotModified,
+    PageAnswer,
+    PageDocument,
+    Span,
+    UpstreamStream,
+    Validator,
+)
+from mirror.names import ProjectName
+
+
+@dataclass(slots=True)
+class ProjectListAnswer:
+    """The names of all projects, as one stored file: ASCII, one normalised name a line, in upstream's order.
+
+    It is a file because it is large (700,000 names, 12 MB) and is served without being held in memory.
+    """
+
+    content: Content
+    revision: str
+    """sha256 of those lines."""
+    max_age: int
+    stale: bool = False
+
+
+class Repository(Protocol):
+    """Answers clients. Every name that it takes is normalised and valid."""
+
+    async def project_list(self) -> ProjectListAnswer:
+        """Raises `UpstreamFailure` if the list is unknown here and upstream cannot be asked."""
+        ...
+
+    async def project_page(self, project: ProjectName, *, newest: bool = False) -> PageAnswer:
+        """`newest`: the client asked for an end-to-end reload. Raises `NoSuchProject`, `UpstreamFailure`."""
+        ...
+
+    async def open_file(self, ref: FileRef, span: Span = WHOLE) -> Content:
+        """Raises `NoSuchFile`, `UnsatisfiableSpan`, `UpstreamFailure`."""
+        ...
+
+    async def file_facts(self, ref: FileRef) -> FileFacts:
+        """What HEAD needs, without a download. Raises as `open_file`."""
+        ...
+
+    async def open_sidecar(self, ref: FileRef, kind: str) -> bytes:
+        """The whole sidecar of a file; `kind` is `metadata` or `provenance`. Raises also `NoSuchSidecar`."""
+        ...
+
+    async def legacy_json(self, project: ProjectName, version: str | None = None) -> dict[str, Any]:
+        """The parts of the legacy JSON API that no project page has: `info`, `vulnerabilities`, `last_serial`."""
+        ...
+
+
+class Upstream(Protocol):
+    """A remote index: slow, fallible, asked as rarely as possible. Raises `UpstreamFailure` and its kin."""
+
+    name: str
+    """As in keys and URLs."""
+
+    async def fetch_page(self, project: ProjectName, known: Validator) -> PageDocument | NotModified:
+        """Raises also `NoSuchProject`, on 404 and 410 only."""
+        ...
+
+    async def fetch_file(self, file: File, span: Span = WHOLE, *, bypass_caches: bool = False) -> UpstreamStream:
+        """The body is raw; its caller checks size and digest. Raises also `NoSuchFile`, `UnsatisfiableSpan`.
+
+        `bypass_caches` asks upstream's own caches to step aside (Cache-Control: no-cache): one of them has
+        just delivered damaged bytes.
+        """
+        ...
+
+    async def fetch_size(self, file: File) -> int | None:
+        """Size by HEAD, None where upstream does not say. Raises also `NoSuchFile`."""
+        ...
+
+    async def fetch_small(self, url: str, *, accept: str, limit: int) -> bytes:
+        """A whole small body of at most `limit` bytes from a URL that the index named. Raises also `NoSuchFile`."""
+        ...
+
+    async def fetch_legacy_json(self, project: ProjectName, version: str | None) -> bytes:
+        """The legacy JSON document. Raises also `NoSuchProject`, also where upstream has no such API."""
+        ...
+
+    async def fetch_project_list(self) -> tuple[str, AsyncIterator[bytes]]:
+        """Media type and decoded body, in pieces, of the list of all projects; a `ByteSource` is closed by its reader."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """One object as a listing shows it."""
+
+    key: str
+    size: int
+    modified: float
+    """Seconds since the epoch."""
+
+
+class Store(Protocol):
+    """Durable, shared by every replica, the truth. Raises `StoreFailure` when it cannot be read or written.
+
+    A key is a relative path of safe segments. An object appears whole or not at all, at any instant and
+    after any crash; `put` and `adopt` return when it is durable.
+    """
+
+    async def open(self, key: str, span: Span = WHOLE) -> Content | None:
+        """None if there is no such object. Raises also `UnsatisfiableSpan`."""
+        ...
+
+    async def read(self, key: str, limit: int) -> bytes | None:
+        """A whole small object; `StoreFailure` if it is larger than `limit` bytes."""
+        ...
+
+    async def put(self, key: str, body: bytes) -> None:
+        """Creates or replaces an object."""
+        ...
+
+    async def adopt(self, key: str, path: Path) -> None:
+        """Creates or replaces an object from a complete, closed file, which is consumed (moved if that is possible)."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Deleting what is not there is no error."""
+        ...
+
+    async def quarantine(self, key: str) -> None:
+        """Takes a damaged object out of service and keeps its bytes for inspection."""
+        ...
+
+    def list(self, prefix: str) -> AsyncIterator[StoredKey]:
+        """Every object whose key starts with `prefix`, in key order."""
+        ...
+
+    async def check(self) -> None:
+        """Raises `StoreFailure` if the store could not be written now; used at start and for readiness."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class Clock(Protocol):
+    """Time, so that tests can move it."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds, never going back."""
+        ...

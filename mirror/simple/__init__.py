@@ -1,0 +1,1 @@
+"""The Simple repository API (PEP 503, 691 and their successors) as pure functions."""

@@ -1,0 +1,97 @@
+"""Hold bytes against what the index promised of them, and hold back their end until they pass."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Final
+
+from mirror.errors import IntegrityError
+from mirror.model import File
+
+HOLD_BACK: Final = 64 * 1024
+"""Bytes at the end of a file that no client receives before the whole file has passed its check."""
+
+
+class Check:
+    """The size and digest of one file, computed as it goes by."""
+
+    def __init__(self, file: File, upstream: str) -> None:
+        self._file, self._upstream = file, upstream
+        self.position = 0
+        self._algorithm, self._promised = _strongest(file)
+        self._hash = hashlib.new(self._algorithm, usedforsecurity=False) if self._algorithm else None
+
+    @property
+    def proves(self) -> bool:
+        """Whether there is a digest to check by: without one, two parts need not be of the same file."""
+        return self._hash is not None
+
+    def update(self, piece: bytes | memoryview) -> None:
+        self.position += len(piece)
+        if self._hash is not None:
+            self._hash.update(piece)
+
+    def copy(self) -> Check:
+        """An independent check that has seen the same bytes."""
+        twin = Check(self._file, self._upstream)
+        twin.position = self.position
+        twin._hash = self._hash.copy() if self._hash else None
+        return twin
+
+    def longer(self, promised: int) -> IntegrityError:
+        """The failure of a body that goes on after `promised` bytes."""
+        return IntegrityError(self._upstream, self._file.filename, f"is longer than the {promised} bytes promised")
+
+    def finish(self, size: int | None) -> None:
+        """Raises `IntegrityError` unless exactly `size` bytes have gone by and their digest is the promised one."""
+        if size is not None and self.position != size:
+            why = f"ended after {self.position} of {size} bytes"
+            raise IntegrityError(self._upstream, self._file.filename, why)
+        if self._hash is not None and self._hash.hexdigest() != self._promised:
+            why = f"has the {self._algorithm} {self._hash.hexdigest()} where the index promised {self._promised}"
+            raise IntegrityError(self._upstream, self._file.filename, why)
+
+
+def _strongest(file: File) -> tuple[str, str]:
+    """Algorithm and hex digest to check by: a strong one, else any that hashlib knows (md5), else nothing."""
+    if digest := file.digest:
+        return digest.algorithm, digest.hex
+    for algorithm, value in file.hashes.items():
+        if algorithm in hashlib.algorithms_available and not algorithm.startswith("shake"):
+            return algorithm, value
+    return "", ""
+
+
+async def held_back(
+    body: AsyncIterator[bytes], check: Check, size: int | None, start: int, stop: int, before: bytes = b""
+) -> AsyncGenerator[bytes, None]:
+    """The part `start`–`stop` of a body that begins where `check` stands, its end held back until it passes.
+
+    `before` are the bytes just before the body, which `check` has seen and no client has. A part that ends before the file's last `HOLD_BACK` bytes is over before the check is: such a part carries
+    no proof, which is the nature of a range. Raises `IntegrityError`.
+    """
+    held = bytearray(before)
+    at = check.position - len(before)  # position of the first byte in `held`
+
+    def release(upto: int) -> bytes:
+        nonlocal at
+        count = max(0, upto - at)
+        skip = min(count, max(0, start - at))
+        piece = bytes(memoryview(held)[skip : min(count, stop - at)]) if stop > at else b""
+        del held[:count]
+        at += count
+        return piece
+
+    async for piece in body:
+        check.update(piece)
+        if size is not None and check.position > size:
+            raise check.longer(size)
+        held += piece
+        if ready := release(check.position - HOLD_BACK):
+            yield ready
+        if at >= stop:
+            return
+    check.finish(size)
+    if rest := release(check.position):
+        yield rest
