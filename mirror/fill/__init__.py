@@ -1,0 +1,1 @@
+"""One download, many readers: spool, verify, keep."""

@@ -1,0 +1,1 @@
+"""Repositories answer clients, alone or wrapped round one another."""
