@@ -1,0 +1,1 @@
+"""The `mirror` command: one module per family of commands."""

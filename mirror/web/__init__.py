@@ -1,0 +1,1 @@
+"""HTTP in, repositories out: this layer translates and decides nothing."""
