@@ -1,0 +1,1 @@
+"""Benchmarks: one question a file, answered in ratios that are taken within one run."""
