@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import platformdirs
@@ -15,6 +15,8 @@ from mirror.errors import ConfigError
 from mirror.settings.addresses import Address, TcpAddress
 from mirror.settings.definition import Setting, setting, settings_of
 from mirror.settings.kinds import Choice, Count, Duration, Size, Switch, Text
+from mirror.settings.local_caches import CacheSettings
+from mirror.settings.object_store import S3Settings
 from mirror.settings.places import FilePath, HostPattern, Listen, SourceName, Url
 from mirror.settings.sources import FlagValue, Origin, gather
 
@@ -25,7 +27,7 @@ _KIB, _MIB = 2**10, 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(CacheSettings, S3Settings):
     """The settings of one mirror. Durations are seconds, sizes bytes. `load` makes it, and checks it."""
 
     listen: tuple[Address, ...] = setting(
@@ -133,12 +135,13 @@ class Config:
         "Upstream", Switch(), False, "Never ask upstream: answer from the store, or not at all.", example="on"
     )
 
-    storage: Literal["directory", "memory"] = setting(
+    storage: Literal["directory", "s3", "memory"] = setting(
         "Storage",
-        Choice(("directory", "memory")),
+        Choice(("directory", "s3", "memory")),
         "directory",
-        "Where packages are kept: in data-dir, or in memory until the mirror ends.",
-        example="memory",
+        "Where packages are kept: in data-dir, in a bucket of an S3-compatible service, or in memory until the mirror "
+        "ends.",
+        example="s3",
     )
     data_dir: Path = setting(
         "Storage",
@@ -152,7 +155,8 @@ class Config:
         "Storage",
         Size(minimum=_MIB),
         256 * _MIB,
-        "How much storage = memory may hold; what was used longest ago is dropped first.",
+        "How much storage = memory may hold (what was used longest ago is dropped first); with storage = s3 and no "
+        "archive cache, a quarter of it is for downloads on their way.",
         example="1GiB",
     )
     keep_unverified: bool = setting(
@@ -283,6 +287,7 @@ def load(flags: Mapping[str, FlagValue], environ: Mapping[str, str], file: Path 
             origins[name] = origins["upstream_url"]
     if values.get("upstream_password") and not values.get("upstream_username") and not problems:
         problems.append(f"upstream-password (from {origins['upstream_password']}): give upstream-username too")
+    problems += _object_store_problems(values, origins) if not problems else []
     addresses = [each for each in values.get("listen", ()) if not (isinstance(each, TcpAddress) and each.port == 0)]
     problems += [
         f"listen (from {origins['listen']}): {each} is given twice; give each address once"
@@ -292,3 +297,28 @@ def load(flags: Mapping[str, FlagValue], environ: Mapping[str, str], file: Path 
     if problems:
         raise ConfigError(*problems)
     return Loaded(Config(**values), origins)
+
+
+def _object_store_problems(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> list[str]:
+    """What is wrong with the settings of S3 and of the caches, taken together."""
+    s3 = values.get("storage", "directory") == "s3"
+    problems = []
+    if s3 and not values.get("s3_bucket"):
+        problems.append("s3-bucket: storage = s3 needs a bucket; give its name")
+    if not s3:
+        unused = ["s3_bucket", "metadata_cache_dir", "dist_cache_dir", "redirect_networks"]
+        problems += [
+            f"{SETTINGS[name].key} (from {origins[name]}): it has no effect without storage = s3; give both or neither"
+            for name in unused
+            if values.get(name)
+        ]
+    if bool(values.get("s3_access_key_id")) != bool(values.get("s3_secret_access_key")):
+        problems.append("s3-access-key-id and s3-secret-access-key belong together; give both or neither")
+    if values.get("s3_sse_kms_key_id") and values.get("s3_sse") != "aws:kms":
+        problems.append("s3-sse-kms-key-id: it has no effect without s3-sse = aws:kms")
+    records, archives = values.get("metadata_cache_dir"), values.get("dist_cache_dir")
+    if records and archives and (records == archives or records in archives.parents or archives in records.parents):
+        problems.append(
+            "metadata-cache-dir and dist-cache-dir: one lies within the other; give two folders side by side"
+        )
+    return problems

@@ -262,6 +262,28 @@ class ByteStream:
 
 
 @dataclass(frozen=True, slots=True)
+class Redirect:
+    """Leave to fetch the bytes elsewhere, for a short while; never to be cached."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A small object of a store, whole."""
+
+    body: bytes
+    version: str
+    """Another one whenever the object is replaced; opaque, and compared with nothing but itself."""
+
+
+class Unchanged(enum.Enum):
+    """The answer that an object is still in the version that the asker knows."""
+
+    UNCHANGED = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
 class FileFacts:
     """What HEAD tells of a file without its bytes."""
 

@@ -14,14 +14,19 @@ from typing import Any, Protocol
 
 from mirror.model import (
     WHOLE,
+    Blob,
+    ByteSource,
     Content,
     File,
     FileFacts,
     FileRef,
+    LocalFile,
     NotModified,
     PageAnswer,
     PageDocument,
+    Redirect,
     Span,
+    Unchanged,
     UpstreamStream,
     Validator,
 )
@@ -55,6 +60,10 @@ class Repository(Protocol):
 
     async def open_file(self, ref: FileRef, span: Span = WHOLE) -> Content:
         """Raises `NoSuchFile`, `UnsatisfiableSpan`, `UpstreamFailure`."""
+        ...
+
+    async def redirect(self, ref: FileRef) -> Redirect | None:
+        """Where the client may fetch a file that is held, if it is held somewhere that clients may reach; else None."""
         ...
 
     async def file_facts(self, ref: FileRef) -> FileFacts:
@@ -122,6 +131,16 @@ class Store(Protocol):
     after any crash; `put` and `adopt` return when it is durable.
     """
 
+    @property
+    def remote(self) -> bool:
+        """Whether a read is a round trip over a network: such reads are shared, and copies kept nearer."""
+        ...
+
+    @property
+    def exact(self) -> bool:
+        """Whether of several replicas that `create` or `replace` one object at the same time exactly one succeeds."""
+        ...
+
     async def open(self, key: str, span: Span = WHOLE) -> Content | None:
         """None if there is no such object. Raises also `UnsatisfiableSpan`."""
         ...
@@ -130,12 +149,31 @@ class Store(Protocol):
         """A whole small object; `StoreFailure` if it is larger than `limit` bytes."""
         ...
 
+    async def reread(self, key: str, limit: int, version: str) -> Blob | Unchanged | None:
+        """The same from the truth itself, past every cache, unless it is still in `version`; "" is no version."""
+        ...
+
     async def put(self, key: str, body: bytes) -> None:
         """Creates or replaces an object."""
         ...
 
+    async def create(self, key: str, body: bytes) -> bool:
+        """Creates a small object; False if there is one already. See `exact`."""
+        ...
+
+    async def replace(self, key: str, body: bytes, version: str) -> bool:
+        """Replaces a small object that is in `version`; False if it is in another, or gone. See `exact`."""
+        ...
+
     async def adopt(self, key: str, path: Path) -> None:
         """Creates or replaces an object from a complete, closed file, which is consumed (moved if that is possible)."""
+        ...
+
+    async def admit(self, key: str, path: Path) -> bool:
+        """Keeps a verified copy of an object that the store has, where it is nearer; True if the file was consumed.
+
+        False where there is no such place or it cannot be written; the file is untouched then.
+        """
         ...
 
     async def delete(self, key: str) -> None:
@@ -143,7 +181,10 @@ class Store(Protocol):
         ...
 
     async def quarantine(self, key: str) -> None:
-        """Takes a damaged object out of service and keeps its bytes for inspection."""
+        """Takes a damaged object out of service and keeps its bytes for inspection.
+
+        Where `open` answered from a copy, that copy is what is damaged, and it alone is removed.
+        """
         ...
 
     def list(self, prefix: str) -> AsyncIterator[StoredKey]:
@@ -152,6 +193,84 @@ class Store(Protocol):
 
     async def check(self) -> None:
         """Raises `StoreFailure` if the store could not be written now; used at start and for readiness."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class Sink(Protocol):
+    """A store that takes a body while it is still on its way, for mirrors without a disk."""
+
+    async def pour(self, key: str, size: int, body: ByteSource) -> None:
+        """Creates or replaces an object of exactly `size` bytes.
+
+        If `body` raises, or gives fewer or more bytes, nothing is stored; what it raised is raised again.
+        Raises `StoreFailure`. Closes `body` in any case.
+        """
+        ...
+
+
+class Presigner(Protocol):
+    """A store whose objects a client can fetch by itself with a URL that is signed for it."""
+
+    async def presigned(self, key: str, filename: str) -> Redirect | None:
+        """Leave to fetch the object, valid for some minutes; None where no URL can be signed now.
+
+        Whether the object is there is not looked up.
+        """
+        ...
+
+
+class RecordCache(Protocol):
+    """Small records on this machine's disk: bounded and disposable; may forget anything at any time.
+
+    It never raises for what its disk does: a failure is counted, and is a miss.
+    """
+
+    async def recall(self, key: str) -> bytes | None:
+        """The record exactly as it was remembered, or None."""
+        ...
+
+    async def remember(self, key: str, body: bytes) -> None:
+        """Keeps a record if that is possible."""
+        ...
+
+    async def forget(self, key: str) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+class ArchiveCache(Protocol):
+    """Archives on this machine's disk, by the store's keys: bounded and disposable, verified by whoever opens one.
+
+    It never raises for what its disk does: a failure is counted, and is a miss.
+    """
+
+    async def open(self, key: str, span: Span = WHOLE) -> LocalFile | None:
+        """An open handle, which outlives eviction. Raises `UnsatisfiableSpan`."""
+        ...
+
+    async def adopt(self, key: str, path: Path, *, owed: bool = False) -> bool:
+        """Moves a complete, verified file in; False if that cannot be, and the file is untouched then.
+
+        `owed`: the store lacks it still. Its bytes are kept until `settled`, through eviction and restarts.
+        """
+        ...
+
+    async def owed(self) -> list[str]:
+        """The keys of what the store still lacks, oldest first."""
+        ...
+
+    async def lend(self, key: str) -> Path | None:
+        """The path of a file that is owed, which nobody else consumes; None if it is gone."""
+        ...
+
+    async def settled(self, key: str) -> None:
+        """The store has it now, or will never have it: from here on it is a copy like any other."""
+        ...
+
+    async def forget(self, key: str) -> None:
+        """Removes the copy; what is owed stays owed."""
         ...
 
     async def aclose(self) -> None: ...

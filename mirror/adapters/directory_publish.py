@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
 from typing import Final
@@ -84,6 +85,18 @@ class Publisher:
                     with contextlib.suppress(OSError):
                         os.unlink(name, dir_fd=descriptor)
                 raise
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other thread or process that asks for this works on the store meanwhile."""
+        self.make_ready()
+        # An open of its own: a lock belongs to it, and threads that shared one would not exclude each other.
+        descriptor = os.open(LAYOUT_FILE, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self.folders.root)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def probe(self) -> None:
         """Writes a block to disk and removes it."""

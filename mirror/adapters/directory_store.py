@@ -13,7 +13,7 @@ import structlog
 
 from mirror.adapters.object_tree import ObjectTree
 from mirror.adapters.store_keys import checked_key, checked_prefix
-from mirror.model import WHOLE, LocalFile, Span
+from mirror.model import WHOLE, Blob, LocalFile, Span, Unchanged
 from mirror.ports import StoredKey
 
 _T = TypeVar("_T")
@@ -48,6 +48,15 @@ class DirectoryStore:
         self._tree = await self._in(self._writers, ObjectTree, self._root)
         await asyncio.wait({self._submit(self._readers, self._sweep)}, timeout=_SWEEP_PATIENCE)
 
+    @property
+    def remote(self) -> bool:
+        return False
+
+    @property
+    def exact(self) -> bool:
+        """For the processes of one machine; a network file system may ignore their locks."""
+        return True
+
     async def open(self, key: str, span: Span = WHOLE) -> LocalFile | None:
         opening = self._submit(self._readers, self._opened.open, checked_key(key), span)
         try:
@@ -59,12 +68,26 @@ class DirectoryStore:
     async def read(self, key: str, limit: int) -> bytes | None:
         return await self._in(self._readers, self._opened.read, checked_key(key), limit)
 
+    async def reread(self, key: str, limit: int, version: str) -> Blob | Unchanged | None:
+        return await self._in(self._readers, self._opened.reread, checked_key(key), limit, version)
+
     async def put(self, key: str, body: bytes) -> None:
         await self._in(self._writers, self._opened.put, checked_key(key), body)
+
+    async def create(self, key: str, body: bytes) -> bool:
+        return await self._in(self._writers, self._opened.create, checked_key(key), body)
+
+    async def replace(self, key: str, body: bytes, version: str) -> bool:
+        return await self._in(self._writers, self._opened.replace, checked_key(key), body, version)
 
     async def adopt(self, key: str, path: Path) -> None:
         """After `StoreFailure` the file is still there."""
         await self._in(self._writers, self._opened.adopt, checked_key(key), path)
+
+    async def admit(self, key: str, path: Path) -> bool:
+        """Nothing is nearer than the folder itself."""
+        checked_key(key)
+        return False
 
     async def delete(self, key: str) -> None:
         await self._in(self._writers, self._opened.delete, checked_key(key))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -12,7 +13,7 @@ from typing import Final
 
 from mirror.adapters.store_keys import checked_key, checked_prefix
 from mirror.errors import StoreFailure
-from mirror.model import WHOLE, ByteStream, Origin, Span
+from mirror.model import WHOLE, Blob, ByteStream, Origin, Span, Unchanged
 from mirror.ports import StoredKey
 
 _PIECE: Final = 256 << 10
@@ -22,6 +23,7 @@ _PIECE: Final = 256 << 10
 class _Object:
     body: bytes
     modified: float
+    version: str
 
 
 class MemoryStore:
@@ -35,9 +37,18 @@ class MemoryStore:
         self._limit = limit_bytes
         self._used = 0
         self._objects: OrderedDict[str, _Object] = OrderedDict()
+        self._versions = itertools.count(1)
 
     async def start(self) -> None:
         """There is nothing to prepare."""
+
+    @property
+    def remote(self) -> bool:
+        return False
+
+    @property
+    def exact(self) -> bool:
+        return True
 
     async def open(self, key: str, span: Span = WHOLE) -> ByteStream | None:
         found = self._recall(checked_key(key))
@@ -48,15 +59,34 @@ class MemoryStore:
         return ByteStream(_pieces(found.body, start, stop), size, start, stop, Origin.STORE)
 
     async def read(self, key: str, limit: int) -> bytes | None:
+        found = await self.reread(key, limit, "")
+        return found.body if isinstance(found, Blob) else None
+
+    async def reread(self, key: str, limit: int, version: str) -> Blob | Unchanged | None:
         found = self._recall(checked_key(key))
         if found is None:
             return None
+        if found.version == version:
+            return Unchanged.UNCHANGED
         if (size := len(found.body)) > limit:
             raise StoreFailure("read", key, f"it has {size} bytes, and at most {limit} were expected")
-        return found.body
+        return Blob(found.body, found.version)
 
     async def put(self, key: str, body: bytes) -> None:
         self._remember(checked_key(key), bytes(body))
+
+    async def create(self, key: str, body: bytes) -> bool:
+        if checked_key(key) in self._objects:
+            return False
+        self._remember(key, bytes(body))
+        return True
+
+    async def replace(self, key: str, body: bytes, version: str) -> bool:
+        found = self._objects.get(checked_key(key))
+        if found is None or found.version != version:
+            return False
+        self._remember(key, bytes(body))
+        return True
 
     async def adopt(self, key: str, path: Path) -> None:
         """After `StoreFailure` the file is still there."""
@@ -67,6 +97,11 @@ class MemoryStore:
             await asyncio.to_thread(path.unlink)
         except OSError as error:
             raise StoreFailure("write", key, error.strerror or type(error).__name__) from error
+
+    async def admit(self, key: str, path: Path) -> bool:
+        """Nothing is nearer than memory."""
+        checked_key(key)
+        return False
 
     async def delete(self, key: str) -> None:
         self._forget(checked_key(key))
@@ -104,7 +139,7 @@ class MemoryStore:
         if (needed := _cost(key, body)) > self._limit:
             raise StoreFailure("write", key, f"it needs {needed} bytes and the whole store has {self._limit}")
         self._forget(key)
-        self._objects[key] = _Object(body, time.time())
+        self._objects[key] = _Object(body, time.time(), str(next(self._versions)))
         self._used += needed
         while self._used > self._limit:
             self._forget(next(iter(self._objects)))

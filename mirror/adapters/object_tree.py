@@ -18,7 +18,7 @@ from mirror.adapters.directory_leftovers import sweep
 from mirror.adapters.directory_publish import Publisher, from_body, from_copy, from_file
 from mirror.adapters.store_keys import RESERVED, is_key_segment
 from mirror.errors import StoreFailure
-from mirror.model import LocalFile, Origin, Span
+from mirror.model import Blob, LocalFile, Origin, Span, Unchanged
 from mirror.ports import StoredKey
 
 _NOT_THERE: Final = (FileNotFoundError, NotADirectoryError)
@@ -62,18 +62,42 @@ class ObjectTree:
             if handle is None:
                 return None
             with handle:
-                size = os.fstat(handle.fileno()).st_size
-                if size > limit:
-                    raise StoreFailure("read", key, f"it has {size} bytes, and at most {limit} were expected")
-                body = handle.read(size)
-                if len(body) != size:
-                    raise StoreFailure("read", key, f"only {len(body)} of its {size} bytes could be read")
-                return body
+                return _read_whole(handle, key, limit)
+
+    def reread(self, key: str, limit: int, version: str) -> Blob | Unchanged | None:
+        with _reported("read", key):
+            handle = self._open_object(key)
+            if handle is None:
+                return None
+            with handle:
+                if (now := _version(handle)) == version:
+                    return Unchanged.UNCHANGED
+                return Blob(_read_whole(handle, key, limit), now)
 
     def put(self, key: str, body: bytes) -> None:
         with _reported("write", key):
             self._publisher.make_ready()
             self._publisher.publish(key, from_body(body))
+
+    def create(self, key: str, body: bytes) -> bool:
+        with _reported("write", key), self._publisher.alone():
+            handle = self._open_object(key)
+            if handle is not None:
+                handle.close()
+                return False
+            self._publisher.publish(key, from_body(body))
+            return True
+
+    def replace(self, key: str, body: bytes, version: str) -> bool:
+        with _reported("write", key), self._publisher.alone():
+            handle = self._open_object(key)
+            if handle is None:
+                return False
+            with handle:
+                if _version(handle) != version:
+                    return False
+            self._publisher.publish(key, from_body(body))
+            return True
 
     def adopt(self, key: str, path: Path) -> None:
         with _reported("write", key):
@@ -180,6 +204,22 @@ class ObjectTree:
                     with contextlib.suppress(FileNotFoundError):  # deleted since
                         found[entry.name] = entry.stat(follow_symlinks=False)
         return found
+
+
+def _read_whole(handle: FileIO, key: str, limit: int) -> bytes:
+    size = os.fstat(handle.fileno()).st_size
+    if size > limit:
+        raise StoreFailure("read", key, f"it has {size} bytes, and at most {limit} were expected")
+    body = handle.read(size)
+    if len(body) != size:
+        raise StoreFailure("read", key, f"only {len(body)} of its {size} bytes could be read")
+    return body
+
+
+def _version(handle: FileIO) -> str:
+    """Every version of an object is a file of its own. That its number may be given again is why there is the time."""
+    facts = os.fstat(handle.fileno())
+    return f"{facts.st_ino:x}-{facts.st_mtime_ns:x}-{facts.st_size:x}"
 
 
 @contextlib.contextmanager

@@ -71,6 +71,17 @@ class Archives:
         except IntegrityError:
             return None
 
+    async def holds(self, project: ProjectName, file: File) -> bool:
+        """Whether the store has an archive of that name and size; its bytes are not looked at."""
+        try:
+            content = await self._store.open(self.key(project, file.filename), Span(0, 0))
+        except (StoreFailure, UnsatisfiableSpan):
+            return False  # counted and logged where the archive is then served from
+        if content is None:
+            return False
+        await close(content)
+        return file.size in (None, content.size)
+
     async def _damaged(self, key: str, error: IntegrityError) -> IntegrityError:
         """Takes the object out of service and hands `error` back."""
         self._counters.count("store_quarantined")

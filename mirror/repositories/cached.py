@@ -9,9 +9,9 @@ from mirror.counters import Counters
 from mirror.fill.fills import Fills
 from mirror.flight import Tasks
 from mirror.freshness import Lifetime
-from mirror.model import WHOLE, Content, FileFacts, FileRef, PageAnswer, Span
+from mirror.model import WHOLE, Content, FileFacts, FileRef, PageAnswer, Redirect, Span
 from mirror.names import ProjectName
-from mirror.ports import Clock, ProjectListAnswer, Store, Upstream
+from mirror.ports import Clock, Presigner, ProjectListAnswer, Store, Upstream
 from mirror.repositories.archives import Archives
 from mirror.repositories.files import Files
 from mirror.repositories.legacy import LegacyJson
@@ -19,6 +19,7 @@ from mirror.repositories.metadata import Metadata
 from mirror.repositories.pages import Pages
 from mirror.repositories.project_list import ProjectLists
 from mirror.repositories.provenance import Provenance
+from mirror.repositories.redirects import Redirects
 from mirror.simple.links import SourcePaths
 from mirror.spool import Spools
 
@@ -53,6 +54,7 @@ class CachedRepository:
         rules: Rules,
         *,
         default: bool = True,
+        presigner: Presigner | None = None,
     ) -> None:
         paths = SourcePaths(upstream.name, default)
         offline = rules.offline
@@ -84,6 +86,7 @@ class CachedRepository:
             offline=offline,
             pass_through=rules.pass_through,
         )
+        self._redirects = Redirects(self._files, archives, presigner, clock, counters)
         self._lists = ProjectLists(upstream, store, spools, clock, tasks, counters, rules.lists, offline=offline)
         self._legacy = LegacyJson(
             upstream, self._pages, self._metadata, store, clock, tasks, counters, rules.pages, offline=offline
@@ -97,6 +100,9 @@ class CachedRepository:
 
     async def open_file(self, ref: FileRef, span: Span = WHOLE) -> Content:
         return await self._files.open(ref, span)
+
+    async def redirect(self, ref: FileRef) -> Redirect | None:
+        return await self._redirects.answer(ref)
 
     async def file_facts(self, ref: FileRef) -> FileFacts:
         return await self._files.facts(ref)

@@ -85,20 +85,22 @@ def setting(
 ) -> Any:
     """A field of `Config`. `flag` is False for none, or the flag where it differs from the rule."""
     facts = {"group": group, "kind": kind, "meaning": meaning, "example": example, "flag": flag, "secret": secret}
-    return field(default=default, metadata=facts | {"default_label": default_label}, repr=not secret)
+    facts |= {"default": default, "default_label": default_label}
+    # A default that could be changed in place is made anew for each configuration.
+    made: Any = {"default_factory": lambda: dict(default)} if isinstance(default, dict) else {"default": default}
+    return field(**made, metadata=facts, repr=not secret)
 
 
 def settings_of(config: type) -> dict[str, Setting]:
-    """The settings that the dataclass `config` defines with `setting`, by field name, in its order.
+    """The settings that the dataclass `config` defines or inherits, by field name; its own come first.
 
     A setting whose default is a tuple takes many values.
     """
     found = {}
-    for each in fields(config):
+    own = config.__dict__.get("__annotations__", {})
+    for each in sorted(fields(config), key=lambda each: each.name not in own):
         facts = dict(each.metadata)
-        own = facts.pop("flag")
-        flag = own if isinstance(own, str) else "--" + each.name.replace("_", "-") if own else None
-        found[each.name] = Setting(
-            name=each.name, flag=flag, default=each.default, many=isinstance(each.default, tuple), **facts
-        )
+        given = facts.pop("flag")
+        flag = given if isinstance(given, str) else "--" + each.name.replace("_", "-") if given else None
+        found[each.name] = Setting(name=each.name, flag=flag, many=isinstance(facts["default"], tuple), **facts)
     return found

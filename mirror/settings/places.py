@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from mirror.errors import InvalidName, printable
@@ -14,6 +17,10 @@ from mirror.settings.kinds import Base
 
 MASK: Final = "********"
 """What is shown in place of a secret, whatever its length."""
+
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]", re.ASCII)
+_PREFIX_SEGMENT = re.compile(r"[A-Za-z0-9_~=,-][A-Za-z0-9._~=,-]{0,254}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -111,3 +118,68 @@ class Listen(Base):
 
     def parse(self, text: str) -> Address:
         return parse_address(text)
+
+
+@dataclass(frozen=True)
+class BucketName(Base):
+    """The name of a bucket, bare."""
+
+    metavar: str = "BUCKET"
+    right: str = "the bare name of a bucket, 3 to 255 letters, digits, '.', '-' and '_'"
+
+    def parse(self, text: str) -> str:
+        if text.lower().startswith("s3:"):
+            raise ValueError(f"{printable(text)!r} is a URL; give the bucket alone, and a prefix as s3-prefix")
+        if not _BUCKET.fullmatch(text):
+            raise ValueError(f"{printable(text)!r} is no name of a bucket")
+        return text
+
+
+@dataclass(frozen=True)
+class KeyPrefix(Base):
+    """What keys begin with: whole segments, each with its slash; empty for none."""
+
+    metavar: str = "PREFIX"
+    right: str = "segments of letters, digits and '._~=,-' with slashes between them, none beginning with a dot"
+
+    def parse(self, text: str) -> str:
+        segments = text.strip("/").split("/") if text.strip("/") else []
+        if not all(_PREFIX_SEGMENT.fullmatch(segment) for segment in segments):
+            raise ValueError(f"{printable(text)!r} is no such prefix")
+        if sum(map(len, segments)) > 400:
+            raise ValueError("it is longer than 400 characters")
+        return "".join(f"{segment}/" for segment in segments)
+
+
+@dataclass(frozen=True)
+class Network(Base):
+    """An IP network."""
+
+    metavar: str = "NETWORK"
+    right: str = "an IP network such as 10.0.0.0/8 or fd00::/8, or a single address"
+
+    def parse(self, text: str) -> IPv4Network | IPv6Network:
+        try:
+            return ip_network(text)
+        except ValueError as error:
+            raise ValueError(f"{printable(text)!r} is no network: {error}") from None
+
+
+@dataclass(frozen=True)
+class JsonObject(Base):
+    """An object, written as JSON."""
+
+    metavar: str = "JSON"
+    right: str = "a JSON object"
+
+    def parse(self, text: str) -> dict[str, Any]:
+        try:
+            value = json.loads(text)
+        except ValueError:
+            raise ValueError("it is no JSON") from None
+        if not isinstance(value, dict):
+            raise ValueError("it is JSON, but no object")
+        return value
+
+    def show(self, value: dict[str, Any]) -> str:
+        return json.dumps(value)

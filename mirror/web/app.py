@@ -64,7 +64,7 @@ class _Site:
         self._sender = Sender(services.stall_timeout)
         self._pages = Pages(services.repository, ReadyPages(services.page_memory, services.tasks))
         self._lists = ProjectLists(services.repository, self._sender)
-        self._files = Files(services.repository, self._sender)
+        self._files = Files(services.repository, self._sender, services.redirect_networks)
         self._legacy = LegacyJson(services.repository, services.public_url)
         self._provenance = Provenance(services.repository, self._files)
         self._health = Health(services.clock, services.check_store, services.upstream_states, services.draining)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from http import HTTPStatus
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 from aiohttp import web
 
 from mirror.errors import NoSuchSidecar, StoreFailure
-from mirror.model import WHOLE, Digest, FileRef, Origin, Span
+from mirror.model import WHOLE, Digest, FileRef, Origin, Redirect, Span
 from mirror.ports import Repository
 from mirror.web.conditions import none_match, parse_range, range_holds
 from mirror.web.headers import header, single_header
 from mirror.web.pages import cache_status
 from mirror.web.routes import FileRoute
 from mirror.web.sending import Sender, WrongLength
+
+Network = IPv4Network | IPv6Network
 
 FOR_EVER: Final = "max-age=365000000, immutable, public"
 """For bytes that a digest fixes (RFC 8246)."""
@@ -28,8 +31,9 @@ _SIDECAR_TYPES: Final = {"metadata": "text/plain; charset=utf-8", "provenance": 
 class Files:
     """Answers requests for the archives of `repository`, and for their sidecars."""
 
-    def __init__(self, repository: Repository, sender: Sender) -> None:
-        self._repository, self._sender = repository, sender
+    def __init__(self, repository: Repository, sender: Sender, redirect_networks: tuple[Network, ...] = ()) -> None:
+        """Clients in `redirect_networks` are sent to the store for what it holds."""
+        self._repository, self._sender, self._networks = repository, sender, redirect_networks
 
     async def answer(self, request: web.Request, route: FileRoute) -> web.StreamResponse:
         """Raises what `Repository.open_file` raises; once the head is sent, `Unfinished`."""
@@ -61,6 +65,10 @@ class Files:
         return web.Response(headers={**headers, "Content-Length": str(facts.size)})
 
     async def _get(self, request: web.Request, ref: FileRef, span: Span | None) -> web.StreamResponse:
+        if self._networks and _is_in(request.remote, self._networks):
+            redirect = await self._repository.redirect(ref)
+            if redirect is not None:
+                return _sent_elsewhere(redirect)
         content = await self._repository.open_file(ref, span or WHOLE)
         headers = _headers(ref.filename, content.digest, content.origin)
         status = HTTPStatus.OK
@@ -108,6 +116,24 @@ def _headers(filename: str, digest: Digest | None, origin: Origin) -> dict[str, 
     if digest is not None:
         headers["ETag"] = digest.etag
     return headers
+
+
+def _is_in(address: str | None, networks: tuple[Network, ...]) -> bool:
+    try:
+        client = ip_address(address or "")
+    except ValueError:  # a client on a Unix socket has no address
+        return False
+    if isinstance(client, IPv6Address) and client.ipv4_mapped is not None:
+        client = client.ipv4_mapped
+    return any(client in network for network in networks)
+
+
+def _sent_elsewhere(redirect: Redirect) -> web.Response:
+    """A 302 that nobody keeps: its URL expires (RFC 9110 §15.4.3)."""
+    return web.Response(
+        status=HTTPStatus.FOUND,
+        headers={"Location": redirect.url, "Cache-Control": "no-store", "X-Cache": cache_status(Origin.STORE)},
+    )
 
 
 def _not_modified(headers: dict[str, str]) -> web.Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 
 from mirror.counters import Counters
 from mirror.flight import Tasks
@@ -32,4 +33,6 @@ class Services:
     """Bytes of finished page bodies that are kept."""
     stall_timeout: float = 60.0
     """Seconds after which a client that takes nothing is cut off."""
+    redirect_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Clients in these are sent to the store for archives that it holds."""
     access_log: bool = True

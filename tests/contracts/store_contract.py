@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from mirror.errors import StoreFailure, UnsatisfiableSpan
-from mirror.model import Origin, Span
+from mirror.model import Blob, Origin, Span, Unchanged
 from mirror.ports import Store
 from tests.support.objects import body_of, is_whole, keys_of, version
 
@@ -139,6 +139,79 @@ class StoreContract:
         with pytest.raises(StoreFailure):
             await store.read(KEY, 9)
 
+    async def test_reread_tells_whether_the_object_has_been_replaced(self, store: Store) -> None:
+        assert await store.reread(KEY, 100, "") is None
+        await store.put(KEY, b"first")
+        first = await store.reread(KEY, 100, "")
+        assert isinstance(first, Blob)
+        assert first.body == b"first"
+        assert await store.reread(KEY, 100, first.version) is Unchanged.UNCHANGED
+        await store.put(KEY, b"other")
+        other = await store.reread(KEY, 100, first.version)
+        assert isinstance(other, Blob)
+        assert other.body == b"other"
+        assert await store.reread(KEY, 100, other.version) is Unchanged.UNCHANGED
+        with pytest.raises(StoreFailure):
+            await store.reread(KEY, 4, first.version)
+        await store.delete(KEY)
+        assert await store.reread(KEY, 100, other.version) is None
+
+    async def test_create_succeeds_once(self, store: Store) -> None:
+        assert await store.create(KEY, b"first")
+        if store.exact:
+            assert not await store.create(KEY, b"second")
+            assert await store.read(KEY, 100) == b"first"
+            await store.delete(KEY)
+            assert await store.create(KEY, b"third")
+            assert await store.read(KEY, 100) == b"third"
+
+    async def test_replace_succeeds_on_the_version_that_was_read(self, store: Store) -> None:
+        await store.put(KEY, b"first")
+        first = await store.reread(KEY, 100, "")
+        assert isinstance(first, Blob)
+        assert await store.replace(KEY, b"second", first.version)
+        assert await store.read(KEY, 100) == b"second"
+        if store.exact:
+            assert not await store.replace(KEY, b"third", first.version)
+            assert await store.read(KEY, 100) == b"second"
+            await store.delete(KEY)
+            assert not await store.replace(KEY, b"fourth", first.version)
+            assert await store.read(KEY, 100) is None
+
+    async def test_of_eight_that_create_at_once_exactly_one_succeeds(self, store: Store) -> None:
+        if not store.exact:
+            pytest.skip("this service does not promise it, and says so")
+        for number in range(5):
+            key = f"leases/{number}"
+            won = await asyncio.gather(*(store.create(key, b"%d" % n) for n in range(8)))
+            assert won.count(True) == 1
+            assert await store.read(key, 10) == b"%d" % won.index(True)
+
+    async def test_eight_that_replace_at_once_lose_no_update(self, store: Store) -> None:
+        if not store.exact:
+            pytest.skip("this service does not promise it, and says so")
+        await store.put(KEY, b"0")
+        successes = 0
+
+        async def increment() -> None:
+            nonlocal successes
+            for _ in range(4):
+                found = await store.reread(KEY, 100, "")
+                assert isinstance(found, Blob)
+                if await store.replace(KEY, b"%d" % (int(found.body) + 1), found.version):
+                    successes += 1
+
+        await asyncio.gather(*(increment() for _ in range(8)))
+        assert successes
+        assert await store.read(KEY, 100) == b"%d" % successes
+
+    async def test_admit_leaves_the_file_unless_it_says_so(self, store: Store, tmp_path: Path) -> None:
+        await store.put(KEY, b"wheel")
+        source = tmp_path / "source"
+        source.write_bytes(b"wheel")
+        assert await store.admit(KEY, source) != source.exists()
+        assert await store.read(KEY, 100) == b"wheel"
+
     async def test_adopt_takes_a_file_over(self, store: Store, tmp_path: Path) -> None:
         source = tmp_path / "source"
         source.write_bytes(b"wheel")
@@ -239,7 +312,11 @@ class StoreContract:
         for call in (
             lambda: store.open(key),
             lambda: store.read(key, 1),
+            lambda: store.reread(key, 1, ""),
             lambda: store.put(key, b"body"),
+            lambda: store.create(key, b"body"),
+            lambda: store.replace(key, b"body", "1"),
+            lambda: store.admit(key, source),
             lambda: store.adopt(key, source),
             lambda: store.delete(key),
             lambda: store.quarantine(key),

@@ -18,6 +18,7 @@ from mirror.flight import Tasks
 from mirror.freshness import Lifetime
 from mirror.model import (
     WHOLE,
+    Blob,
     Content,
     File,
     FileRef,
@@ -25,6 +26,7 @@ from mirror.model import (
     PageAnswer,
     PageDocument,
     Span,
+    Unchanged,
     UpstreamStream,
     Validator,
 )
@@ -88,6 +90,29 @@ class RefusingStore:
     async def read(self, key: str, limit: int) -> bytes | None:
         self._check(self.reads, "read", key)
         return await self._inner.read(key, limit)
+
+    @property
+    def remote(self) -> bool:
+        return self._inner.remote
+
+    @property
+    def exact(self) -> bool:
+        return self._inner.exact
+
+    async def reread(self, key: str, limit: int, version: str) -> Blob | Unchanged | None:
+        self._check(self.reads, "read", key)
+        return await self._inner.reread(key, limit, version)
+
+    async def create(self, key: str, body: bytes) -> bool:
+        self._check(self.writes, "write", key)
+        return await self._inner.create(key, body)
+
+    async def replace(self, key: str, body: bytes, version: str) -> bool:
+        self._check(self.writes, "write", key)
+        return await self._inner.replace(key, body, version)
+
+    async def admit(self, key: str, path: Path) -> bool:
+        return await self._inner.admit(key, path)
 
     async def put(self, key: str, body: bytes) -> None:
         self._check(self.writes, "write", key)

@@ -27,6 +27,7 @@ from mirror.model import (
     Origin,
     PageAnswer,
     ProjectPage,
+    Redirect,
     Span,
 )
 from mirror.names import ProjectName
@@ -89,6 +90,7 @@ class MemoryRepository:
     origin: Origin = Origin.MEMORY
     max_age: int = 600
     stale: bool = False
+    redirects: dict[str, Redirect] = field(default_factory=dict)
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     opened: list[BinaryIO] = field(default_factory=list)
     streams: list[PieceSource] = field(default_factory=list)
@@ -111,6 +113,10 @@ class MemoryRepository:
     async def open_file(self, ref: FileRef, span: Span = WHOLE) -> Content:
         self._called("open_file", ref.path, span)
         return self._content(self._blob(ref), span)
+
+    async def redirect(self, ref: FileRef) -> Redirect | None:
+        self._called("redirect", ref.path)
+        return self.redirects.get(ref.path)
 
     async def file_facts(self, ref: FileRef) -> FileFacts:
         self._called("file_facts", ref.path)

@@ -1,0 +1,1 @@
+"""Care for a store: verify it, clear it, measure it, copy it."""
