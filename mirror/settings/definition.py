@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
@@ -97,7 +98,7 @@ def settings_of(config: type) -> dict[str, Setting]:
     A setting whose default is a tuple takes many values.
     """
     found = {}
-    own = config.__dict__.get("__annotations__", {})
+    own = inspect.get_annotations(config)
     for each in sorted(fields(config), key=lambda each: each.name not in own):
         facts = dict(each.metadata)
         given = facts.pop("flag")

@@ -179,7 +179,7 @@ class Integrity(RuleBasedStateMachine):
 
     @invariant()
     def first_digests_stay(self) -> None:
-        known = self.world.repository._pages._memory.get(P)
+        known = self.world.repository._pages._shelf.in_memory(P)
         for file in known.page.files if known and not self.forgotten else ():
             assert file.hashes["sha256"] == hashlib.sha256(self.bodies[file.filename]).hexdigest()
 
