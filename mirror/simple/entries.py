@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from itertools import repeat
+from string import ascii_letters, digits
+from typing import Any, Final, NoReturn
 
 from mirror.errors import UpstreamMisbehaved
 from mirror.model import File, Learned, PageDocument, ProjectStatus
-from mirror.names import ProjectName, may_belong
+from mirror.names import MAX_FILENAME, ProjectName, may_belong, project_name_length
+from mirror.simple.columns import consist_of
 from mirror.simple.links import Links, Located, SourcePaths
 from mirror.simple.terms import SIDECARS
+
+_FILENAME: Final = (ascii_letters + digits + "._+!-").encode()
+_SPELLINGS: Final = 8
+"""Of a project's name, in the file names of a page that is admitted at once."""
 
 
 @dataclass(slots=True)
@@ -46,6 +54,35 @@ class Gate:
         if filename in self._seen or not may_belong(filename, self.project) or filename.endswith(SIDECARS):
             return None
         return located
+
+    def admit_all(self, links: Sequence[str], filenames: Sequence[str]) -> tuple[Sequence[str], Sequence[str]] | None:
+        """The URLs and public paths of a page's entries if `admit` would admit all of them under these file names.
+
+        None where that takes a look at each of them, which costs many times as much.
+        """
+        if max(map(len, filenames)) > MAX_FILENAME or not consist_of(filenames, _FILENAME):
+            return None
+        if len(set(filenames)) != len(filenames) or any(map(str.endswith, filenames, repeat(SIDECARS))):
+            return None
+        if not all(map(str.endswith, links, ["/" + filename for filename in filenames])):
+            return None
+        return self.links.locate_all(links) if self._may_all_belong(filenames) else None
+
+    def _may_all_belong(self, filenames: Sequence[str]) -> bool:
+        # Over the years a project's name is spelt in very few ways: one file that may belong tells of many.
+        left = filenames
+        for _ in range(_SPELLINGS):
+            length = project_name_length(left[0], self.project)
+            if length is None:
+                return False
+            spelt = left[0][: length + 1]
+            if "-" in spelt[:-1]:  # which it cannot be in a wheel's name
+                left = [filename for filename in left if not filename.startswith(spelt) or filename.endswith(".whl")]
+            else:
+                left = [filename for filename in left if not filename.startswith(spelt)]
+            if not left:
+                return True
+        return False
 
     def took(self, filename: str) -> None:
         """The entry of `filename` was right in every respect."""

@@ -6,7 +6,7 @@ import re
 from datetime import datetime
 from typing import Any, Final
 
-_HEX_LENGTHS: Final = {
+HEX_LENGTHS: Final = {
     "md5": 32,
     "sha1": 40,
     "sha224": 56,
@@ -21,13 +21,14 @@ _HEX_LENGTHS: Final = {
     "blake2b": 128,
     "blake2b_256": 64,
 }
+"""Hex digits of a digest, by algorithm."""
 _API_1 = re.compile(r"0*1(?:\.\d{1,9})?", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HEX = re.compile(r"(?:[0-9a-f]{2}){16,128}")
 _ALGORITHM = re.compile(r"[a-z][a-z0-9_]{1,31}")
 _UPLOAD_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z", re.ASCII)
 _HTTPS = re.compile(r"https://[A-Za-z0-9\[][A-Za-z0-9._~:/?#\[\]!$&'()*+,;=%-]*")
-_MAX_SIZE = 2**53 - 1
+MAX_SIZE = 2**53 - 1
 """The largest integer that every JSON reader keeps (RFC 8259 §6)."""
 
 
@@ -45,7 +46,7 @@ def clean_hashes(given: dict[Any, Any]) -> dict[str, str]:
         if type(name) is not str or type(value) is not str:
             continue
         algorithm, digits = name.lower(), value.lower()
-        length = _HEX_LENGTHS.get(algorithm, len(digits))
+        length = HEX_LENGTHS.get(algorithm, len(digits))
         if len(digits) == length and _ALGORITHM.fullmatch(algorithm) and _HEX.fullmatch(digits):
             found.setdefault(algorithm, digits)
     return found
@@ -64,7 +65,7 @@ def clean_upload_time(given: object) -> str | None:
 
 def clean_size(given: object) -> int | None:
     """`given` if it is a number of bytes."""
-    return given if type(given) is int and 0 <= given <= _MAX_SIZE else None
+    return given if type(given) is int and 0 <= given <= MAX_SIZE else None
 
 
 def clean_provenance(given: object) -> str | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from typing import Final
 from urllib.parse import unquote, urljoin, urlsplit
 
 from mirror.errors import InvalidName
@@ -19,9 +22,18 @@ _ABSOLUTE = re.compile(
 )
 _PLAIN = re.compile(r"(https?://[A-Za-z0-9.:-]+)(/(?:[A-Za-z0-9._~!+@=,/-]*/)?)([A-Za-z0-9][A-Za-z0-9._+!-]{0,243})")
 """Most absolute links. Where no folder is empty or begins with a dot, `file_path` would say yes to the path."""
+_PLAIN_ORIGIN = re.compile(r"https?://[A-Za-z0-9.:-]+/")
+_PLAIN_BASE = re.compile(r"(https?://[A-Za-z0-9.:-]+)(/(?:[A-Za-z0-9._~!+@=,/-]*/)?)")
 _SEGMENT = r"[A-Za-z0-9_~!+@=,%-][A-Za-z0-9._~!+@=,%-]*"
 _BELOW = re.compile(rf"((?:\.\./)*)({_SEGMENT}(?:/{_SEGMENT})*)(?:#[{_CHARACTERS}?]*)?")
 """A relative link that needs no general resolving: some `../`, then segments that do not begin with a dot."""
+_UP = re.compile(r"(?:\.\./)+")
+_SKELETON: Final = bytes(
+    ord("/" if c in "/." else "a" if re.match(r"[A-Za-z0-9_~!+@=,-]", c) else "\n") for c in map(chr, range(256))
+)
+"""Makes a letter of what `_PLAIN` has in a path, but a slash of a dot, and a line feed of everything else."""
+MAX_PLAIN: Final = 700
+"""Characters of a link that is resolved at less cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +66,19 @@ class SourcePaths:
 
     def plain_path_of(self, folder: str, filename: str) -> str | None:
         """The same, at less cost, where the way matches `_PLAIN`; None where only the general way can tell."""
-        if "//" in folder or "/." in folder or len(folder) > 700:
+        if "//" in folder or "/." in folder or len(folder) > MAX_PLAIN:
             return None
         return self._placed(folder) + filename
+
+    def plain_paths_of(self, folder: str, tails: Sequence[str]) -> Sequence[str]:
+        """The same of many files below `folder`, in which nothing is to be checked any more."""
+        placed = self._placed(folder)
+        if folder == "/" and self.default:
+            within = "packages/"
+            if all(map(str.startswith, tails, repeat(within))):
+                return tails
+            return [tail if tail.startswith(within) else placed + tail for tail in tails]
+        return [placed + tail for tail in tails]
 
     def _placed(self, own: str) -> str:
         return own[1:] if self.default and own.startswith("/packages/") else f"files/{self.name}{own}"
@@ -108,6 +130,34 @@ class Links:
         except InvalidName:
             return None
         return f"{origin}{own}{query or ''}", path, path[path.rfind("/") + 1 :]
+
+    def locate_all(self, links: Sequence[str]) -> tuple[Sequence[str], Sequence[str]] | None:
+        """The URLs and public paths of many links, as `locate` has them; None where they are not all alike and plain."""
+        prefix, base = self._common(links[0])
+        match = _PLAIN_BASE.fullmatch(base)
+        if match is None or max(map(len, links)) > MAX_PLAIN - len(base):
+            return None
+        origin, folder = match.groups()
+        if not self._is_usable(origin) or "//" in folder or "/." in folder:
+            return None
+        first, *tails = ("\n" + "\n".join(links)).split("\n" + prefix)
+        if first or len(tails) != len(links):
+            return None
+        # The slash that joins them makes a tail's own first character count, too.
+        skeleton = ("/" + "/".join(tails)).encode().translate(_SKELETON)
+        if b"\n" in skeleton or b"//" in skeleton:
+            return None
+        urls = links if prefix == base else [base + tail for tail in tails]
+        return urls, self._source.plain_paths_of(folder, tails)
+
+    def _common(self, link: str) -> tuple[str, str]:
+        """What links like `link` begin with, and that made absolute; empty where there is no such thing."""
+        if match := _PLAIN_ORIGIN.match(link):
+            return match[0], match[0]
+        if match := _UP.match(link):
+            folders = self._folders[: max(1, len(self._folders) - len(match[0]) // 3)]
+            return match[0], f"{self._root}{'/'.join(folders)}/"
+        return "", ""
 
     def _resolve(self, link: str) -> str | None:
         """`link` made absolute (RFC 3986 §5); None if it holds a character that no URL holds."""

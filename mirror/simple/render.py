@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import re
 from html import escape
-from typing import Any
+from operator import attrgetter
+from string import ascii_letters, digits
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
 
 from mirror.model import File, ProjectPage, ProjectStatus
+from mirror.simple.columns import consist_of
 from mirror.simple.negotiate import Format
 from mirror.simple.terms import API_VERSION, FILE_KEYS, META_KEYS, OLDEST_API_VERSION, PAGE_KEYS
 
-_PLAIN_PATH = re.compile(r"[A-Za-z0-9._~!+@=,/-]+")
+_PLAIN_PATH: Final = (ascii_letters + digits + "._~!+@=,/-").encode()
 
 
-class _FileEntry(msgspec.Struct, rename="kebab", gc=False):
-    """One file as JSON says it; what is UNSET stays out (PEP 700: a key is absent, never null or empty)."""
+class _FileEntry(msgspec.Struct, rename="kebab", gc=False, omit_defaults=True):
+    """One file as JSON says it; what has its default stays out (PEP 700: a key is absent, never null or empty)."""
 
     filename: str
     url: str
     hashes: dict[str, str]
     yanked: bool | str
-    size: int | msgspec.UnsetType
-    upload_time: str | msgspec.UnsetType
-    requires_python: str | msgspec.UnsetType
-    core_metadata: bool | dict[str, str] | msgspec.UnsetType
-    gpg_sig: bool | msgspec.UnsetType
-    provenance: str | msgspec.UnsetType
+    size: int | None = None
+    upload_time: str | None = None
+    requires_python: str | None = None
+    core_metadata: bool | dict[str, str] = False
+    gpg_sig: bool | None = None
+    provenance: str | None = None
 
 
 def render_page(page: ProjectPage, form: Format, root: str) -> bytes:
@@ -40,12 +42,14 @@ def render_page(page: ProjectPage, form: Format, root: str) -> bytes:
     return _json(page, page.offered, root) if form is Format.JSON else _html(page, page.offered, root)
 
 
-def _url(root: str, path: str) -> str:
-    return root + (path if _PLAIN_PATH.fullmatch(path) else quote(path, safe="/~!+@=,"))
+def _urls(files: tuple[File, ...], root: str) -> list[str]:
+    paths = [file.path for file in files]
+    if consist_of(paths, _PLAIN_PATH):
+        return [root + path for path in paths]
+    return [root + quote(path, safe="/~!+@=,") for path in paths]
 
 
-def _provenance(file: File) -> str | None:
-    given = file.provenance
+def _provenance(given: str | None) -> str | None:
     return given if given is not None and given.startswith("https://") else None
 
 
@@ -53,7 +57,7 @@ def _provenance(file: File) -> str | None:
 
 
 def _json(page: ProjectPage, files: tuple[File, ...], root: str) -> bytes:
-    sized = all(file.size is not None for file in files)
+    sized = None not in map(attrgetter("size"), files)
     meta: dict[str, Any] = {key: value for key, value in page.meta_extra.items() if key not in META_KEYS}
     meta["api-version"] = API_VERSION if sized else OLDEST_API_VERSION
     if page.serial is not None:
@@ -62,7 +66,7 @@ def _json(page: ProjectPage, files: tuple[File, ...], root: str) -> bytes:
     if page.status is not None:
         whole["project-status"] = _status(page.status)
     whole["versions"] = page.versions
-    whole["files"] = [_entry(file, root) for file in files]
+    whole["files"] = _entries(files, root)
     whole |= {key: value for key, value in page.extra.items() if key not in PAGE_KEYS}
     try:
         return msgspec.json.encode(whole)
@@ -70,25 +74,29 @@ def _json(page: ProjectPage, files: tuple[File, ...], root: str) -> bytes:
         return msgspec.json.encode(_encodable(msgspec.to_builtins(whole)))
 
 
-def _entry(file: File, root: str) -> _FileEntry | dict[str, Any]:
-    unset = msgspec.UNSET
-    entry = _FileEntry(
-        file.filename,
-        _url(root, file.path),
-        file.hashes,
-        # An empty reason would read as "not yanked" in every language with falsy strings (PEP 592, 691).
-        True if file.yanked == "" else file.yanked,
-        unset if file.size is None else file.size,
-        file.upload_time or unset,
-        file.requires_python or unset,
-        file.core_metadata or unset,
-        unset if file.gpg_sig is None else file.gpg_sig,
-        _provenance(file) or unset,
+def _entries(files: tuple[File, ...], root: str) -> list[_FileEntry | dict[str, Any]]:
+    # Column by column: a page of thousands of files is rendered while somebody waits.
+    entries: list[_FileEntry | dict[str, Any]] = list(
+        map(
+            _FileEntry,
+            [file.filename for file in files],
+            _urls(files, root),
+            [file.hashes for file in files],
+            # An empty reason would read as "not yanked" in every language with falsy strings (PEP 592, 691).
+            [True if file.yanked == "" else file.yanked for file in files],
+            [file.size for file in files],
+            [file.upload_time or None for file in files],
+            [file.requires_python or None for file in files],
+            [file.core_metadata or False for file in files],
+            [file.gpg_sig for file in files],
+            [_provenance(file.provenance) if file.provenance else None for file in files],
+        )
     )
-    if not file.extra:
-        return entry
-    known: dict[str, Any] = msgspec.to_builtins(entry)
-    return known | {key: value for key, value in file.extra.items() if key not in FILE_KEYS}
+    for i, file in enumerate(files):
+        if file.extra:
+            known: dict[str, Any] = msgspec.to_builtins(entries[i])
+            entries[i] = known | {key: value for key, value in file.extra.items() if key not in FILE_KEYS}
+    return entries
 
 
 def _status(status: ProjectStatus) -> dict[str, str]:
@@ -125,15 +133,14 @@ def _html(page: ProjectPage, files: tuple[File, ...], root: str) -> bytes:
         if page.status.reason:
             lines.append(f'<meta name="pypi:project-status-reason" content="{_text(page.status.reason)}">')
     lines += [f"<title>Links for {name}</title>", "</head>", "<body>", f"<h1>Links for {name}</h1>"]
-    lines += [_anchor(file, root) for file in files]
+    lines += map(_anchor, files, _urls(files, root))
     lines += ["</body>", "</html>"]
     if page.serial is not None:
         lines.append(f"<!--SERIAL {page.serial}-->")
     return "\n".join([*lines, ""]).encode("utf-8", "replace")
 
 
-def _anchor(file: File, root: str) -> str:
-    href = _url(root, file.path)
+def _anchor(file: File, href: str) -> str:
     if digest := file.digest:
         href += f"#{digest.algorithm}={digest.hex}"
     elif file.hashes:
@@ -153,7 +160,7 @@ def _anchor(file: File, root: str) -> str:
         attributes += f' data-yanked="{"" if file.yanked is True else _text(file.yanked)}"'
     if file.gpg_sig is not None:
         attributes += f' data-gpg-sig="{"true" if file.gpg_sig else "false"}"'
-    if provenance := _provenance(file):
+    if provenance := _provenance(file.provenance):
         attributes += f' data-provenance="{_text(provenance)}"'
     return f"<a {attributes}>{_text(file.filename)}</a><br>"
 

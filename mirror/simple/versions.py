@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from operator import itemgetter
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from mirror.names import ProjectName, project_name_length
 
@@ -41,35 +42,59 @@ def _spelling(filename: str, project: ProjectName) -> str | None:
     return rest
 
 
-def all_versions(declared: Iterable[str], filenames: Iterable[str], project: ProjectName) -> tuple[str, ...]:
+def all_versions(declared: Iterable[str], filenames: Sequence[str], project: ProjectName) -> tuple[str, ...]:
     """Each version once, in order: those that the page declares, as it spells them, and those of its files,
     which must belong to it (`may_belong`).
 
     What is no version (PEP 440) is kept where it was declared, and comes first.
     """
-    found: dict[object, str] = {}
+    odd: set[str] = set()
+    found: dict[Version, str] = {}
     for text in declared:
-        found.setdefault(_parsed(text) or text, text)
-    spelled: set[str | None] = set()
-    for filename in filenames:
-        if filename.endswith(".whl"):
-            spelled.add(filename.split("-", 2)[1])
+        if (version := _parsed(text)) is None:
+            odd.add(text)
         else:
-            spelled.add(_spelling(filename, project))
+            found.setdefault(version, text)
     # Most files spell their version as the page does, and parsing thousands of versions takes long.
-    for spelling in spelled.difference(found.values()):
+    for spelling in _spellings(filenames, project).difference(found.values()):
         if spelling is not None and (version := _parsed(spelling)) is not None and version not in found:
             found[version] = str(version)
-    odd = sorted(text for key, text in found.items() if not isinstance(key, Version))
-    ordered = sorted(key for key in found if isinstance(key, Version))
-    return (*odd, *(found[version] for version in ordered))
+    return (*sorted(odd), *(text for _, text in sorted(found.items(), key=itemgetter(0))))
+
+
+def _spellings(filenames: Sequence[str], project: ProjectName) -> set[str | None]:
+    found: set[str | None] = set()
+    others: list[str] = []
+    for filename in filenames:
+        if filename.endswith(".whl"):
+            found.add(filename.split("-", 2)[1])
+        else:
+            others.append(filename)
+    ordinary = _ordinary_source(project)
+    at_once = ordinary.findall("\n".join(others))
+    if len(at_once) == len(others):
+        return found.union(at_once)
+    for filename in others:
+        match = ordinary.fullmatch(filename)
+        found.add(match[1] if match else _spelling(filename, project))
+    return found
+
+
+@lru_cache(maxsize=512)
+def _ordinary_source(project: ProjectName) -> re.Pattern[str]:
+    """A line that is a source archive's name, with a version in which no platform can be meant."""
+    name = "[-_.]+".join(project.split("-"))
+    return re.compile(
+        rf"^{name}-([0-9]+(?:\.[0-9]+)*(?:(?:a|b|rc|\.post|\.dev)[0-9]+)*)\.(?:tar\.gz|zip)$",
+        re.ASCII | re.IGNORECASE | re.MULTILINE,
+    )
 
 
 @lru_cache(maxsize=8192)
 def _parsed(text: str) -> Version | None:
     try:
         return Version(text)
-    except InvalidVersion:
+    except ValueError:  # `InvalidVersion`, or a number of thousands of digits
         return None
 
 

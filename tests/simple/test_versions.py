@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mirror.names import may_belong, project_name
 from mirror.simple.versions import all_versions, file_version
@@ -57,3 +59,26 @@ def test_c041_every_version_once_and_in_order() -> None:
     files = ["foo-1.10.tar.gz", "foo-1.9-py3-none-any.whl", "foo-1.9.tar.gz", "foo-1.9.0.zip", "foo-x.zip"]
     assert all_versions(["2.0", "1.9.0", "2.0", "2.0.0", "odd one"], files, foo) == ("odd one", "1.9.0", "1.10", "2.0")
     assert all_versions([], [], foo) == ()
+
+
+def test_a_version_that_is_a_number_of_thousands_of_digits() -> None:
+    long = "9" * 5000
+    assert all_versions([long, "1.0"], [], project_name("click")) == (long, "1.0")
+
+
+pieces = st.sampled_from(
+    [*"0179.-+_", ".", "1.0", "a", "rc", ".dev", ".post", "linux", ".linux-", "win32", "-py3", "_all", "-1.noarch"]
+)
+rests = st.builds(
+    lambda inner, end: inner + end,
+    st.lists(pieces, max_size=6).map("".join),
+    st.sampled_from([".tar.gz", ".zip", ".egg", ".exe", ".tar.gz.zip", ".whl", "-py3-none-any.whl", ""]),
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["foo-bar-", "Foo_Bar-", "foo.bar-"]), rests).map("".join), max_size=4))
+def test_the_versions_of_many_files_are_those_of_each(filenames: list[str]) -> None:
+    project = project_name("foo-bar")
+    filenames = [name for name in filenames if may_belong(name, project) and name.count("-") > name.endswith(".whl")]
+    each = {version for name in filenames if (version := file_version(name, project)) is not None}
+    assert set(all_versions([], filenames, project)) == each
