@@ -67,11 +67,26 @@ def test_the_variable_names_the_file_and_the_flag_wins(tmp_path: Path) -> None:
     assert load({}, {"MIRROR_CONFIG": ""}).config == Config()
 
 
+S3 = {"MIRROR_STORAGE": "s3", "MIRROR_S3_BUCKET": "some-bucket"}
+COMPANIONS: dict[str, dict[str, str]] = {
+    "storage": S3,
+    "s3_bucket": S3,
+    "metadata_cache_dir": S3,
+    "dist_cache_dir": S3,
+    "redirect_networks": S3,
+    "s3_access_key_id": {"MIRROR_S3_SECRET_ACCESS_KEY": "secret"},
+    "s3_secret_access_key": {"MIRROR_S3_ACCESS_KEY_ID": "id"},
+    "s3_sse_kms_key_id": {"MIRROR_S3_SSE": "aws:kms"},
+    "upstream_password": {"MIRROR_UPSTREAM_USERNAME": "somebody"},
+}
+"""What a setting is given together with."""
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_is_read_from_every_source_and_can_be_shown(name: str, tmp_path: Path) -> None:
     setting = SETTINGS[name]
     text = setting.example or CANARY
-    environ: dict[str, str] = {"MIRROR_UPSTREAM_USERNAME": "somebody"} if setting.secret else {}
+    environ = {key: value for key, value in COMPANIONS.get(name, {}).items() if key != setting.variable}
     wanted = getattr(load({}, environ | {setting.variable: text}).config, name)
     assert wanted != setting.default
     assert getattr(load({}, environ, toml(tmp_path, f"{setting.key} = {json.dumps(text)}")).config, name) == wanted
@@ -299,3 +314,32 @@ def test_names_follow_by_one_rule() -> None:
         assert setting.flag in (None, f"--{setting.key}", "--upstream")
         assert setting.meaning.endswith(".")
         assert setting.example or setting.secret
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"MIRROR_STORAGE": "s3"}, "s3-bucket"),
+        ({"MIRROR_S3_BUCKET": "some-bucket"}, "s3-bucket (from environment MIRROR_S3_BUCKET)"),
+        ({"MIRROR_DIST_CACHE_DIR": "/var/cache/x"}, "dist-cache-dir (from environment MIRROR_DIST_CACHE_DIR)"),
+        (S3 | {"MIRROR_S3_BUCKET": "s3://some-bucket/prefix"}, "s3-bucket (from environment MIRROR_S3_BUCKET)"),
+        (S3 | {"MIRROR_S3_PREFIX": "../x"}, "s3-prefix"),
+        (S3 | {"MIRROR_S3_ACCESS_KEY_ID": "id"}, "s3-access-key-id and s3-secret-access-key"),
+        (S3 | {"MIRROR_S3_SSE_KMS_KEY_ID": "key"}, "s3-sse-kms-key-id"),
+        (S3 | {"MIRROR_S3_CLIENT_OPTIONS": "[1]"}, "s3-client-options"),
+        (S3 | {"MIRROR_REDIRECT_NETWORKS": "10.0.0.1/8"}, "redirect-networks"),
+        (
+            S3 | {"MIRROR_METADATA_CACHE_DIR": "/var/cache/x", "MIRROR_DIST_CACHE_DIR": "/var/cache/x/y"},
+            "metadata-cache-dir and dist-cache-dir",
+        ),
+    ],
+)
+def test_settings_of_s3_that_do_not_go_together_are_refused_by_name(environ: dict[str, str], named: str) -> None:
+    [problem] = problems({}, environ)
+    assert problem.startswith(named)
+
+
+def test_a_prefix_of_keys_ends_with_a_slash() -> None:
+    for text in ("mirror", "mirror/", "/mirror/"):
+        assert load({}, S3 | {"MIRROR_S3_PREFIX": text}).config.s3_prefix == "mirror/"
+    assert load({}, S3).config.s3_prefix == ""

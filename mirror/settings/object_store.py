@@ -62,7 +62,7 @@ class S3Settings:
         None,
         "The access key. Without it the usual places of the AWS tools are asked: environment, shared files and "
         "profiles, web identity, container and instance roles.",
-        example="",
+        example="AKIAIOSFODNN7EXAMPLE",
         flag=False,
     )
     s3_secret_access_key: str | None = setting(
