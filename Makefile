@@ -5,13 +5,18 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: run test unit clients lint types imports audit lock docs bench tools clean
+.PHONY: run test test-ceph lint types imports audit lock docs bench tools clean
 
 run: $(VENV)/run.ok
 	@$(BIN)/mirror serve $(ARGS)
 
 test: $(VENV)/dev.ok
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -m "not ceph" $(ARGS)
+
+# The tests against Ceph's S3 gateway; as root it installs that first (Debian's packages, about 64 MB).
+test-ceph: $(VENV)/dev.ok
+	@sh tests/install_tools.sh ceph
+	@$(BIN)/python -m pytest -m ceph $(ARGS)
 
 # What the tests need besides Python packages (strace, a file system to break, …); without root it says what is missing.
 tools:
@@ -34,11 +39,12 @@ bench: $(VENV)/dev.ok
 	@$(BIN)/python -m benchmarks.cold $(ARGS)
 
 # After a change of dependencies. The files hold hashes and no addresses.
+COMPILE := $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11
+
 lock: $(VENV)/dev.ok
-	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
-	  --all-extras pyproject.toml -o requirements.txt
-	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
-	  --all-extras --group dev pyproject.toml -c requirements.txt -o requirements-dev.txt
+	@$(COMPILE) --all-extras pyproject.toml -o requirements.txt
+	@$(COMPILE) --all-extras --group dev pyproject.toml -c requirements.txt -o requirements-dev.txt
+	@$(COMPILE) --no-annotate tests/support/s3/moto.in -o tests/support/s3/moto.txt
 
 docs: $(VENV)/dev.ok
 	@$(BIN)/mirror config --markdown > docs/reference/settings.md

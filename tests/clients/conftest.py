@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.installation import CannotInstall, home_of, install
 from tests.clients.tools import CLIENTS, Client
 from tests.clients.workspace import Outcome, Workspace
+from tests.support.environments import CannotInstall, home_of, install
 from tests.support.needs import missing
 
 _FAILURES = pytest.StashKey[dict[str, CannotInstall]]()
@@ -27,7 +27,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     say = reporter.write_line if reporter else print
-    session.config.stash[_FAILURES] = install(CLIENTS, say)
+    session.config.stash[_FAILURES] = install((_lock_of(name) for name in CLIENTS), say)
 
 
 class Crowd:
@@ -57,7 +57,7 @@ def client_named(pytestconfig: pytest.Config) -> Callable[[str], Client]:
     def find(name: str) -> Client:
         if failure := pytestconfig.stash[_FAILURES].get(name):
             missing(name, str(failure))
-        return CLIENTS[name](name, home_of(name))
+        return CLIENTS[name](name, home_of(_lock_of(name)))
 
     return find
 
@@ -104,7 +104,13 @@ def new_workspace(tmp_path: Path) -> NewWorkspace:
 @pytest.fixture
 def crowd(pytestconfig: pytest.Config, new_workspace: NewWorkspace) -> Crowd:
     """Those that are missing are missed by `test_every_client_is_there`, once and loudly."""
-    found = [CLIENTS[name](name, home_of(name)) for name in CLIENTS if name not in pytestconfig.stash[_FAILURES]]
+    found = [
+        CLIENTS[name](name, home_of(_lock_of(name))) for name in CLIENTS if name not in pytestconfig.stash[_FAILURES]
+    ]
     if not found:
         missing("every client")
     return Crowd(found, new_workspace)
+
+
+def _lock_of(name: str) -> Path:
+    return Path(__file__).with_name(f"{name}.txt")

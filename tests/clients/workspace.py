@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.clients.installation import python_of
+from tests.support.environments import python_of
 from tests.support.packages import normal
 
 TIMEOUT: Final = 90.0
