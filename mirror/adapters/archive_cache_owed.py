@@ -1,0 +1,69 @@
+"""What an archive cache holds for a store that lacks it still: second names, which neither eviction nor a restart removes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from mirror.adapters.archive_cache_files import NOT_THERE, facts_of, folder_of, remove, sync_folders
+from mirror.adapters.archive_cache_room import ARCHIVES, LENT, OWED, ledger_of, release, rename
+from mirror.adapters.archive_cache_root import ArchiveRoot
+from mirror.adapters.store_keys import is_key_segment
+
+
+class Owed:
+    """The folders `owed` and `lent`. Every method may block, and raises `OSError`."""
+
+    def __init__(self, root: ArchiveRoot) -> None:
+        self._root = root
+        self._lent: dict[str, str] = {}
+
+    def keys(self) -> list[str]:
+        """Oldest first."""
+        root = self._root.open()
+        if facts_of(root, OWED) is None:
+            return []
+        found: list[tuple[float, str]] = []
+        for path, _, names, folder in os.fwalk(OWED, dir_fd=root):
+            for name in names:
+                facts = facts_of(folder, name)
+                if facts is not None and stat.S_ISREG(facts.st_mode) and is_key_segment(name):
+                    found.append((facts.st_mtime, f"{path}/{name}"[len(OWED) + 1 :]))
+        return [key for _, key in sorted(found)]
+
+    def add(self, root: int, key: str, temporary: str) -> None:
+        """Keeps the file `temporary`, which lies beside the place of `key`, for the store; on disk when this returns."""
+        with (
+            ledger_of(root) as ledger,
+            folder_of(root, f"{ARCHIVES}/{key}") as (folder, _),
+            folder_of(root, f"{OWED}/{key}", make=True) as (shelf, name),
+        ):
+            further = self._root.temporary_name()
+            os.link(temporary, further, src_dir_fd=folder, dst_dir_fd=shelf, follow_symlinks=False)
+            rename(shelf, further, name, ledger)
+        sync_folders(root, f"{OWED}/{key}")
+
+    def remove(self, root: int, key: str) -> None:
+        """It need not be kept any more."""
+        if (lent := self._lent.pop(key, None)) is not None:
+            remove(root, f"{LENT}/{lent}")
+        with ledger_of(root) as ledger:
+            release(root, f"{OWED}/{key}", ledger)
+
+    def lend(self, key: str) -> Path | None:
+        """A further name for what is kept, which goes with the next one of that key at the latest."""
+        root = self._root.open()
+        name = self._root.temporary_name()
+        try:
+            with folder_of(root, f"{OWED}/{key}") as (source, owed), folder_of(root, f"{LENT}/x", make=True) as (to, _):
+                facts = facts_of(source, owed)
+                if facts is None or not stat.S_ISREG(facts.st_mode):
+                    return None
+                os.link(owed, name, src_dir_fd=source, dst_dir_fd=to, follow_symlinks=False)
+        except NOT_THERE:
+            return None
+        if (before := self._lent.get(key)) is not None:
+            remove(root, f"{LENT}/{before}")
+        self._lent[key] = name
+        return self._root.path / LENT / name
