@@ -10,23 +10,18 @@ from typing import Final
 
 import structlog
 
-from mirror.errors import (
-    IntegrityError,
-    MirrorError,
-    ShuttingDown,
-    StoreFailure,
-    UnsatisfiableSpan,
-    UpstreamDown,
-    UpstreamMisbehaved,
-)
+from mirror.errors import IntegrityError, MirrorError, ShuttingDown, StoreFailure, UpstreamDown, UpstreamMisbehaved
+from mirror.fill.sources import Course, Incoming, Sources
 from mirror.fill.spooling import BATCH, Spooling
 from mirror.fill.tools import Tools
-from mirror.model import WHOLE, File, Span, UpstreamStream
+from mirror.fill.unspooled import unspooled
+from mirror.model import File, Origin
+from mirror.ports import Lease
 from mirror.spool import Spool
-from mirror.verify import HOLD_BACK, Check, held_back
+from mirror.verify import HOLD_BACK, Check
 
-RESUMES: Final = 2
-"""How often a download that broke off is taken up again where it stopped."""
+UNLED: Final = 64 * 1024
+"""Bytes up to which a file is downloaded without agreeing with other replicas: that takes as long."""
 
 Keep = Callable[[File, Spool, int], Awaitable[None]]
 """Stores a verified spool of so many bytes; may consume `spool.path`. Raises `StoreFailure`."""
@@ -47,23 +42,28 @@ class State(enum.Enum):
 class Fill:
     """One download: spool, verify, keep. Made by `Fills`, which also runs `pour`."""
 
-    def __init__(
-        self, file: File, tools: Tools, keep: Keep, forget: Callable[[Fill], None], *, bypass_caches: bool
-    ) -> None:
-        self.file = file
+    def __init__(self, sources: Sources, tools: Tools, keep: Keep, forget: Callable[[Fill], None]) -> None:
+        self.file = file = sources.file
         self.size = file.size
         self.state = State.ARRIVING
-        self.check = Check(file, tools.upstream.name)
+        self.check = Check(file, sources.name)
         """Has seen exactly the bytes in the spool."""
-        self._tools, self._keep, self._forget, self._bypass = tools, keep, forget, bypass_caches
+        self._sources, self._tools, self._keep, self._forget = sources, tools, keep, forget
+        self._course = Course(sources)
+        self._lease: Lease | None = None
         self._error: MirrorError | None = None
         self._news = asyncio.Event()
         self._spooling = Spooling(tools, self.check, self._announce)
         self._readers = 0
         self._unwanted = False
-        self._poured = False
+        self._pouring = False
 
     # --- for readers ---------------------------------------------------------------------------
+
+    @property
+    def origin(self) -> Origin:
+        """Where the file comes from, as soon as its first byte is there."""
+        return self._sources.origin
 
     @property
     def have(self) -> int:
@@ -111,51 +111,35 @@ class Fill:
         return await self._spooling.read(position, length, shared=self._readers > 1)
 
     async def direct(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        """What the spool's end cuts off or holds back, from upstream for this reader alone, verified all the same."""
+        """What the spool's end cuts off or holds back, fetched for this reader alone, verified all the same."""
         check, before = self.check.copy(), b""
         while (at := self.readable + len(before)) < self.have:
             before += await self.read(at, self.have - at)
-        stream = await self._fetch(check.position)
-        try:
-            async with (
-                aclosing(self._from(stream, check.position)) as body,
-                aclosing(held_back(body, check, self.size, start, stop, before)) as pieces,
-            ):
-                async for piece in pieces:
-                    yield piece
-        except IntegrityError:
-            self._tools.counters.count("integrity_failures")
-            raise
-        finally:
-            await stream.aclose()
+        async with aclosing(unspooled(self._sources, self._tools, check, self.size, start, stop, before)) as pieces:
+            async for piece in pieces:
+                yield piece
 
-    def leave(self) -> None:
+    async def leave(self) -> None:
         """A reader is gone."""
         self._readers -= 1
         if self._readers:
             return
         self._unwanted = True
-        if self._poured:
-            self._spooling.release()
+        if not self._pouring:
+            await self._put_away()
+
+    async def _put_away(self) -> None:
+        """Nobody reads it any more, and nobody will."""
+        self._spooling.release()
+        await self._sources.aclose()
 
     # --- the download --------------------------------------------------------------------------
 
     async def pour(self) -> None:
         """Downloads, verifies and keeps. Ends by itself; its failures are its readers' matter."""
+        self._pouring = True
         try:
-            await self._download()
-        except OSError as e:
-            self._tools.counters.count("fills_unspooled")
-            log.warning("spool cannot be written", file=self.file.filename, reason=e.strerror or str(e))
-            self._end(State.UNSPOOLED)
-        except MirrorError as e:
-            if isinstance(e, IntegrityError):
-                self._tools.counters.count("integrity_failures")
-            log.warning("download failed", file=self.file.filename, have=self.have, reason=str(e))
-            self._error = e
-        else:
-            self._end(State.VERIFIED)
-            await self._store()
+            await self._pour()
         finally:
             self._forget(self)  # first: who hears of a failure and tries again shall not meet this one
             if self.state is State.ARRIVING:
@@ -163,54 +147,64 @@ class Fill:
             try:
                 await self._spooling.discard()
             finally:
-                self._poured = True
+                self._pouring = False
                 if not self._readers:
-                    self._spooling.release()
+                    await self._put_away()
+                if self._lease is not None:
+                    await self._lease.release()
+
+    async def _pour(self) -> None:
+        try:
+            if self.size is not None:  # before anybody is asked: without room, each reader asks for itself
+                await self._spooling.open(self.size)
+            if self.size is None or self.size > UNLED:
+                self._lease = await self._course.lead()
+            await self._download()
+        except OSError as e:
+            self._tools.counters.count("fills_unspooled")
+            log.warning("spool cannot be written", file=self.file.filename, reason=e.strerror or str(e))
+            self._end(State.UNSPOOLED)
+        except MirrorError as e:
+            if isinstance(e, IntegrityError):
+                await self._course.blame(e)  # before anybody hears of it: the store must not be read again as it is
+            log.warning("download failed", file=self.file.filename, have=self.have, reason=str(e))
+            self._error = e
+        else:
+            self._end(State.VERIFIED)
+            await self._store()
 
     async def _download(self) -> None:
-        if self.size is not None:  # before upstream is asked: without room, each reader asks for itself
-            await self._spooling.open(self.size)
-        resumes = 0
         try:
             while self.size is None or not self.have or self.have < self.size:
-                stream = await self._fetch(self.have)
+                incoming = await self._course.fetch(self.have)
                 try:
-                    await self._begin(stream)
-                    await self._follow(stream)
+                    await self._begin(incoming)
+                    await self._follow(incoming)
                     break
-                except UpstreamDown as e:
+                except (UpstreamDown, StoreFailure) as e:
                     await self._flush()
-                    resumes += 1
-                    if resumes > RESUMES or not self.have or not self.check.proves:
-                        raise
-                    log.info("download broke off, resuming", file=self.file.filename, have=self.have, reason=e.why)
+                    self._course.broke_off(e, self.have, proves=self.check.proves)
                 finally:
-                    await stream.aclose()
+                    await incoming.aclose()
         finally:
             await self._spooling.settle()  # what comes next counts on it that no thread writes any more
         self.check.finish(self.size)
         self.size = self.have
 
-    async def _fetch(self, position: int) -> UpstreamStream:
-        span = Span(first=position) if position else WHOLE
-        try:
-            return await self._tools.upstream.fetch_file(self.file, span, bypass_caches=self._bypass)
-        except UnsatisfiableSpan as e:
-            why = f"has only {e.size} bytes now"
-            raise IntegrityError(self._tools.upstream.name, self.file.filename, why) from e
-
-    async def _begin(self, stream: UpstreamStream) -> None:
+    async def _begin(self, incoming: Incoming) -> None:
+        if not self.have:
+            self.check.source = incoming.name
         if self.size is None:
-            self.size = stream.size
-        elif stream.size is not None and stream.size != self.size:
-            why = f"has {stream.size} bytes where {self.size} were promised"
-            raise IntegrityError(self._tools.upstream.name, self.file.filename, why)
+            self.size = incoming.size
+        elif incoming.size is not None and incoming.size != self.size:
+            why = f"has {incoming.size} bytes where {self.size} were promised"
+            raise IntegrityError(incoming.name, self.file.filename, why)
         if not self._spooling.is_open:
             await self._spooling.open(self.size)
         self._announce()
 
-    async def _follow(self, stream: UpstreamStream) -> None:
-        async with aclosing(self._from(stream, self.have)) as pieces:
+    async def _follow(self, incoming: Incoming) -> None:
+        async with aclosing(incoming.pieces(self.have)) as pieces:
             async for piece in pieces:
                 if self._unwanted and not self._worth_finishing:
                     self._forget(self)
@@ -224,7 +218,7 @@ class Fill:
         if self.size is not None and self.have > self.size:
             raise self.check.longer(self.size)
         if self.size is not None and self.have < self.size:
-            raise UpstreamDown(self._tools.upstream.name, f"the body ended after {self.have} of {self.size} bytes")
+            raise incoming.broken_off(self.file.filename, self.have, self.size)
 
     @property
     def _worth_finishing(self) -> bool:
@@ -248,7 +242,10 @@ class Fill:
 
     async def _store(self) -> None:
         try:
-            await self._keep(self.file, self._spooling.spool, self.have)
+            if self._course.is_stored and self._sources.place is not None:
+                await self._sources.place.admit(self._spooling.spool, self.have)
+            else:
+                await self._keep(self.file, self._spooling.spool, self.have)
         except StoreFailure as e:
             self._tools.counters.count("store_failures")
             log.error("archive not kept", file=self.file.filename, reason=str(e))
@@ -260,16 +257,3 @@ class Fill:
     def _announce(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
-
-    async def _from(self, stream: UpstreamStream, position: int) -> AsyncGenerator[bytes, None]:
-        """The body from `position` on; what an upstream that ignores ranges sends before it is dropped."""
-        skip = position - stream.start
-        if skip < 0:
-            why = f"it answered from byte {stream.start} where {position} was asked for"
-            raise UpstreamMisbehaved(self._tools.upstream.name, why)
-        async for piece in stream.body:
-            if skip >= len(piece):
-                skip -= len(piece)
-                continue
-            yield piece[skip:] if skip else piece
-            skip = 0

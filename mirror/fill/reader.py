@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import Final
 
 from mirror.fill.download import Fill, State
-from mirror.model import Span
+from mirror.model import Origin, Span
 
 PIECE: Final = 256 * 1024
 """Most bytes that a reader takes at once."""
@@ -22,6 +22,11 @@ class FillReader:
         self._first = b""
         self._direct: AsyncGenerator[bytes, None] | None = None
         self._left = False
+
+    @property
+    def origin(self) -> Origin:
+        """Where the file comes from; known once `begin` has returned."""
+        return self._fill.origin
 
     async def begin(self, span: Span) -> tuple[int, int, int]:
         """Size of the file, start and stop of the part that `span` means; as soon as its first byte may go out.
@@ -83,4 +88,4 @@ class FillReader:
             if self._direct is not None:
                 await self._direct.aclose()
         finally:
-            self._fill.leave()
+            await self._fill.leave()

@@ -10,6 +10,8 @@ from typing import TypeVar, TypeVarTuple
 import structlog
 
 from mirror.counters import Counters
+from mirror.fill.tee import Tees
+from mirror.flight import Tasks
 from mirror.ports import Upstream
 from mirror.spool import Spool, Spools
 
@@ -22,9 +24,12 @@ log = structlog.get_logger()
 class Tools:
     """What every download of one upstream needs."""
 
-    def __init__(self, upstream: Upstream, spools: Spools, counters: Counters, finish_abandoned: int) -> None:
+    def __init__(
+        self, upstream: Upstream, spools: Spools, tasks: Tasks, counters: Counters, finish_abandoned: int
+    ) -> None:
         self.upstream, self.spools, self.counters = upstream, spools, counters
         self.finish_abandoned = finish_abandoned
+        self.tees = Tees(tasks, counters)
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="spool")
 
     def in_thread(self, call: Callable[[*Args], T], *args: *Args) -> asyncio.Future[T]:

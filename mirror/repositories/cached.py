@@ -11,8 +11,9 @@ from mirror.flight import Tasks
 from mirror.freshness import Lifetime
 from mirror.model import WHOLE, Content, FileFacts, FileRef, PageAnswer, Redirect, Span
 from mirror.names import ProjectName
-from mirror.ports import Clock, Presigner, ProjectListAnswer, Store, Upstream
+from mirror.ports import Clock, Leases, Presigner, ProjectListAnswer, Sink, Store, Upstream
 from mirror.repositories.archives import Archives
+from mirror.repositories.arrivals import Arrivals
 from mirror.repositories.files import Files
 from mirror.repositories.legacy import LegacyJson
 from mirror.repositories.metadata import Metadata
@@ -55,7 +56,10 @@ class CachedRepository:
         *,
         default: bool = True,
         presigner: Presigner | None = None,
+        sink: Sink | None = None,
+        leases: Leases | None = None,
     ) -> None:
+        """`sink`: takes archives for which `spools` have no room. `leases`: with the replicas that share the store."""
         paths = SourcePaths(upstream.name, default)
         offline = rules.offline
         self._fills = Fills(upstream, spools, tasks, counters, finish_abandoned=rules.finish_abandoned)
@@ -76,12 +80,15 @@ class CachedRepository:
             upstream, self._pages, archives, tasks, counters, derive=rules.derive_metadata, offline=offline
         )
         self._provenance = Provenance(upstream, archives, tasks, offline=offline)
+        arrivals = Arrivals(
+            store, archives, self._pages, self._metadata, self._fills, counters, leases=leases, sink=sink
+        )
         self._files = Files(
             upstream,
             self._pages,
             archives,
             self._metadata,
-            self._fills,
+            arrivals,
             counters,
             offline=offline,
             pass_through=rules.pass_through,
@@ -123,3 +130,4 @@ class CachedRepository:
     def close(self) -> None:
         """Lets go of the threads; to be called when no download runs any more."""
         self._fills.close()
+        self._lists.close()

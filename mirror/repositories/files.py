@@ -9,20 +9,16 @@ import msgspec
 import structlog
 
 from mirror.counters import Counters
-from mirror.errors import IntegrityError, NoSuchFile, NoSuchProject, NotHeld, UpstreamFailure
-from mirror.fill.download import Fill
-from mirror.fill.fills import Fills
-from mirror.fill.reader import PIECE, FillReader
+from mirror.errors import NoSuchFile, NoSuchProject, NotHeld, UpstreamFailure
 from mirror.lru import LRU
-from mirror.model import ByteSource, ByteStream, Content, File, FileFacts, FileRef, Origin, Span
+from mirror.model import ByteSource, ByteStream, Content, File, FileFacts, FileRef, LocalFile, Origin, Span
 from mirror.names import ProjectName, candidate_projects
 from mirror.ports import Upstream
 from mirror.repositories.archives import Archives
-from mirror.repositories.content import close
+from mirror.repositories.arrivals import Arrivals
 from mirror.repositories.entries import KnownFiles
 from mirror.repositories.metadata import Metadata
 from mirror.repositories.pages import Pages
-from mirror.spool import Spool
 
 SMALL: Final = 1024 * 1024
 """Bytes up to which a range of a file that is not held is answered by fetching it whole: it costs the same
@@ -42,7 +38,7 @@ class Files:
         pages: Pages,
         archives: Archives,
         metadata: Metadata,
-        fills: Fills,
+        arrivals: Arrivals,
         counters: Counters,
         *,
         offline: bool,
@@ -50,7 +46,7 @@ class Files:
     ) -> None:
         """`pass_through`: ranges that may go straight from upstream to their client at one time."""
         self._upstream, self._pages, self._archives, self._metadata = upstream, pages, archives, metadata
-        self._fills, self._counters, self._offline = fills, counters, offline
+        self._arrivals, self._counters, self._offline = arrivals, counters, offline
         # Hints, by public path: the head of an answer may be that of a portal or an error page, so it neither
         # becomes part of the page nor is a download held to it.
         self._told: LRU[str, int] = LRU(REMEMBERED)
@@ -87,78 +83,61 @@ class Files:
     async def open(self, ref: FileRef, span: Span) -> Content:
         """As `Repository.open_file`."""
         project, file, offered = await self.find(ref)
-        held = await self._archives.open(project, file, span, only_copy=self._offline or not offered)
+        otherwise = self._unfetchable(file, offered)
+        if self._archives.remote and (_is_whole(file, span) or self._arrivals.near(file, span)):
+            return await self._arrivals.open(project, file, span, otherwise)
+        held = await self._archives.open(project, file, span, only_copy=otherwise is not None)
         if held is not None:
-            self._counters.count("files_store")
+            self._counters.count("files_cache" if held.origin is Origin.CACHE else "files_store")
             return held
-        self._check_fetchable(file, offered)
-        self._counters.count("files_upstream")
+        if otherwise is not None:
+            raise otherwise
         if not span.is_whole and span != Span(first=0):
             part = await self._part(project, file, span)
             if part is not None:
+                self._counters.count("files_upstream")
                 return part
-        return await self._arriving(project, file, span)
+        return await self._arrivals.fetch(project, file, span)
 
     async def facts(self, ref: FileRef) -> FileFacts:
-        """As `Repository.file_facts`: the store's copy, the page's size, and only then a HEAD."""
+        """As `Repository.file_facts`: the store's copy, the page's size, and only then a HEAD.
+
+        A remote store is asked only for what the page does not say.
+        """
         project, file, offered = await self.find(ref)
-        held = await self._archives.open(project, file, only_copy=self._offline or not offered)
-        if held is not None:
-            await close(held)
-            return FileFacts(held.size, Origin.STORE, file.digest)
-        self._check_fetchable(file, offered)
-        size, origin = file.size if file.size is not None else self._told.get(file.path), Origin.MEMORY
+        otherwise = self._unfetchable(file, offered)
+        size, origin = self._known_size(file), Origin.MEMORY
+        if size is None or otherwise is not None or not self._archives.remote:
+            held = await self._archives.glance(project, file, only_copy=otherwise is not None)
+            if isinstance(held, LocalFile):
+                held.close()
+                return FileFacts(held.size, held.origin, file.digest)
+            if held is not None:
+                self._remember_size(file, held)
+                return FileFacts(held, Origin.STORE, file.digest)
+            if otherwise is not None:
+                raise otherwise
         if size is None:
             size, origin = await self._upstream.fetch_size(file), Origin.UPSTREAM
             if size is None:
-                size = await self._size_of_arriving(project, file)
+                size = await self._arrivals.size(project, file)
             self._remember_size(file, size)
         # With the size, or the first thing that it does is to ask for it once more.
         self._metadata.derive_behind(project, msgspec.structs.replace(file, size=size))
         return FileFacts(size, origin, file.digest)
 
-    def _check_fetchable(self, file: File, offered: bool) -> None:
+    def _unfetchable(self, file: File, offered: bool) -> NotHeld | NoSuchFile | None:
+        """Why upstream is not asked for a file that the store lacks; None if it is."""
         if self._offline:
-            raise NotHeld(file.filename)
-        if not offered:
-            raise NoSuchFile(file.filename)
+            return NotHeld(file.filename)
+        return None if offered else NoSuchFile(file.filename)
+
+    def _known_size(self, file: File) -> int | None:
+        return file.size if file.size is not None else self._told.get(file.path)
 
     def _remember_size(self, file: File, size: int) -> None:
         if file.size is None and file.digest is not None:  # without a digest the file may be another tomorrow
             self._told.put(file.path, size)
-
-    # --- not held: from upstream ---------------------------------------------------------------
-
-    async def _arriving(self, project: ProjectName, file: File, span: Span) -> ByteStream:
-        """The file while it arrives. Bytes that fail their check before a client has any are asked for once more,
-        past upstream's own caches: one of those has been seen to deliver damaged bytes of the right length."""
-        for again in (False, True):
-            reader = FillReader(self._fill(project, file, bypass_caches=again))
-            try:
-                size, start, stop = await reader.begin(span)
-            except IntegrityError:
-                if again:
-                    raise
-                continue
-            return ByteStream(reader, size, start, stop, Origin.UPSTREAM, file.digest)
-        raise AssertionError("unreachable: the second try returns or raises")
-
-    async def _size_of_arriving(self, project: ProjectName, file: File) -> int:
-        fill = self._fill(project, file)
-        reader = FillReader(fill)
-        try:
-            return await fill.opened()
-        finally:
-            await reader.aclose()
-
-    def _fill(self, project: ProjectName, file: File, *, bypass_caches: bool = False) -> Fill:
-        async def keep(kept: File, spool: Spool, size: int) -> None:
-            # After a crash no archive shall be there whose page is not: offline, nobody could ask for it.
-            await self._pages.settle(project)
-            if await self._archives.keep(project, kept, spool, size):
-                self._metadata.archive_kept(project, kept, size)
-
-        return self._fills.join(file, keep, bypass_caches=bypass_caches)
 
     async def _part(self, project: ProjectName, file: File, span: Span) -> ByteStream | None:
         """A range of a file that is not held, passed through from upstream; None if a fill serves it as well.
@@ -166,12 +145,11 @@ class Files:
         Such a range takes up its connection to upstream for as long as its client takes to read it. A download does
         not, so beyond some such ranges there are only downloads: slow clients keep nobody from upstream.
         """
-        fill = self._fills.running(file.path)
-        if fill is not None and fill.size is not None and span.resolve(fill.size)[0] <= fill.have + 4 * PIECE:
+        if self._arrivals.near(file, span):
             return None
         if file.size is not None and span.resolve(file.size) == (0, file.size):  # an impossible range is refused here
             return None  # all that there is can be verified, however it is asked for
-        told = self._told.get(file.path) if file.size is None else file.size
+        told = self._known_size(file)
         if (told is not None and told <= SMALL) or self._passing >= self._pass_through:
             return None
         body = _Passing(self._passes)
@@ -221,6 +199,13 @@ class _Passing:
         source, self.source = self.source, None
         if source is not None:
             await source.aclose()
+
+
+def _is_whole(file: File, span: Span) -> bool:
+    """Whether the whole file answers a request for `span` best. An impossible range is refused here."""
+    if span.is_whole or span == Span(first=0):
+        return True
+    return file.size is not None and (span.resolve(file.size) == (0, file.size) or file.size <= SMALL)
 
 
 def _named(project: ProjectName, known: KnownFiles, ref: FileRef) -> tuple[ProjectName, File, bool] | None:

@@ -21,7 +21,7 @@ from mirror.errors import (
 )
 from mirror.flight import Flights, Tasks, landed
 from mirror.lru import LRU
-from mirror.model import ByteStream, File, Learned, LocalFile, Span
+from mirror.model import File, Learned, LocalFile, Span
 from mirror.names import ProjectName
 from mirror.ports import Upstream
 from mirror.repositories.archives import Archives
@@ -124,14 +124,12 @@ class Metadata:
         """PKG-INFO out of a source archive, if it is held. It may lack what only a build tells, so it is never
         advertised. Raises `NotHeld`, `UnreadableArchive`.
         """
-        held = await self._archives.open(project, file)
+        held = await self._archives.glance(project, file)
         if isinstance(held, LocalFile):
             try:
                 return await asyncio.to_thread(metadata_from_sdist, held.handle, file.filename)
             finally:
                 held.close()
-        if held is not None:
-            await held.aclose()
         raise NotHeld(file.filename)
 
     # --- out of the wheel ----------------------------------------------------------------------
@@ -179,16 +177,15 @@ class Metadata:
     async def _read_wheel(self, project: ProjectName, file: File) -> bytes:
         try:
             async with self._turn:
-                held = await self._archives.open(project, file, only_copy=self._offline)
+                held = await self._archives.glance(project, file, only_copy=self._offline)
                 match held:
                     case LocalFile():
                         try:
                             body = await asyncio.to_thread(metadata_from_file, held.handle, file.filename)
                         finally:
                             held.close()
-                    case ByteStream():
-                        await held.aclose()
-                        body = await self._read_stored(project, file, held.size)
+                    case int():
+                        body = await self._read_stored(project, file, held)
                     case None if self._offline:
                         raise NotHeld(file.filename)
                     case None:

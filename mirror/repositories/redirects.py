@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from mirror.counters import Counters
-from mirror.errors import MirrorError
+from mirror.errors import MirrorError, StoreFailure, UnsatisfiableSpan
 from mirror.lru import LRU
-from mirror.model import FileRef, Redirect
+from mirror.model import File, FileRef, Redirect, Span
 from mirror.ports import Clock, Presigner
 from mirror.repositories.archives import Archives
+from mirror.repositories.content import close
 from mirror.repositories.files import Files
 
 SURE: Final = 60.0
@@ -43,10 +44,24 @@ class Redirects:
         now = self._clock.monotonic()
         seen = self._seen.get(key)
         if seen is None or now - seen > SURE:
-            if not await self._archives.holds(project, file):
+            if not await self._is_stored(key, file):
                 return None
             self._seen.put(key, now)
         redirect = await self._presigner.presigned(key, file.filename)
         if redirect is not None:
             self._counters.count("files_redirected")
         return redirect
+
+    async def _is_stored(self, key: str, file: File) -> bool:
+        """Whether the store itself has an archive of that size; a copy on this machine is of no use to the client."""
+        assert self._presigner is not None
+        if self._archives.distrusts(key):
+            return False
+        try:
+            content = await self._presigner.open(key, Span(0, 0))
+        except (StoreFailure, UnsatisfiableSpan):
+            return False  # counted and logged where the archive is then served from
+        if content is None:
+            return False
+        await close(content)
+        return file.size in (None, content.size)

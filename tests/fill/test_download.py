@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from mirror.errors import IntegrityError, ShuttingDown, UnsatisfiableSpan, UpstreamDown, UpstreamMisbehaved
-from mirror.fill.download import RESUMES
+from mirror.fill.download import Fill
 from mirror.fill.reader import FillReader
+from mirror.fill.sources import RESUMES
 from mirror.fill.spooling import BATCH
 from mirror.model import WHOLE, Span
 from mirror.spool import Spools
@@ -60,6 +61,24 @@ async def downloads(upstream: ScriptedUpstream, spools: Spools) -> AsyncIterator
     assert downloads.counters["background_failures"] == 0
 
 
+async def has_begun(fill: Fill) -> None:
+    """Returns once the first piece can be read."""
+    while not fill.have:
+        await fill.news()
+
+
+async def joined(downloads: Downloads, count: int) -> None:
+    """Returns once so many readers have joined a download that was on its way."""
+    while downloads.counters["files_joined"] < count:
+        await asyncio.sleep(0)
+
+
+async def asked(upstream: ScriptedUpstream, count: int) -> None:
+    """Returns once upstream was asked for so many bodies."""
+    while len(upstream.spans) < count:
+        await asyncio.sleep(0.001)
+
+
 async def test_p7_many_readers_cost_one_request(downloads: Downloads, upstream: ScriptedUpstream) -> None:
     body = content(LARGE)
     file = file_of(upstream, body)
@@ -78,11 +97,11 @@ async def test_late_readers_start_at_byte_0_or_wherever_they_like(
     upstream.gate = asyncio.Event()
     fill, first = downloads.join(file)
     begun = asyncio.ensure_future(first.begin(WHOLE))
-    await asyncio.wait([begun], timeout=0.2)  # one piece is there, and waits for the gate
+    await has_begun(fill)
     late = [asyncio.ensure_future(downloads.whole(file)) for _ in range(3)]
     spans = [Span(0, 0), Span(10, 99), Span(LARGE - 5), Span(suffix=7), Span(300_000, 700_000), Span(5, 2 * LARGE)]
     parts = [asyncio.ensure_future(downloads.whole(file, span)) for span in spans]
-    await asyncio.sleep(0)
+    await joined(downloads, len(late) + len(parts))
     upstream.gate.set()
     assert await begun == (LARGE, 0, LARGE)
     assert await rest(first) == body
@@ -130,10 +149,13 @@ async def test_nothing_is_sent_ahead_of_the_last_bytes_arrival(
     body = content(SMALL)
     file = file_of(upstream, body)
     upstream.gate = asyncio.Event()
-    _, reader = downloads.join(file)
+    upstream._piece = SMALL - 1
+    fill, reader = downloads.join(file)
     begun = asyncio.ensure_future(reader.begin(WHOLE))
-    done, _ = await asyncio.wait([begun], timeout=0.1)
-    assert not done
+    await has_begun(fill)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not begun.done()
     upstream.gate.set()
     await begun
     assert await rest(reader) == body
@@ -282,9 +304,9 @@ async def test_u9_a_file_that_shrank_meanwhile_is_no_error_of_the_client(
     file = file_of(upstream, body)
     upstream.cuts = [500_000]
     upstream.gate = asyncio.Event()
-    _, reader = downloads.join(file)
+    fill, reader = downloads.join(file)
     begun = asyncio.ensure_future(reader.begin(WHOLE))
-    await asyncio.wait([begun], timeout=0.1)
+    await has_begun(fill)
     upstream.files[file.url] = body[:1000]
     upstream.gate.set()
     await begun
@@ -312,9 +334,9 @@ async def test_a_download_is_not_joined_by_who_was_promised_more(
     upstream.files[proven.url] = body[:-1] + bytes([body[-1] ^ 1])
     upstream.gate = asyncio.Event()
     first = asyncio.ensure_future(downloads.whole(unproven))
-    await asyncio.sleep(0.01)
+    await asked(upstream, 1)
     second = asyncio.ensure_future(downloads.whole(proven))
-    await asyncio.sleep(0.01)
+    await asked(upstream, 2)
     upstream.gate.set()
     assert await first != body, "nobody promised anything of it"
     with pytest.raises(IntegrityError):
@@ -327,7 +349,8 @@ async def test_p4_the_first_reader_leaves_and_the_others_stay(downloads: Downloa
     upstream.gate = asyncio.Event()
     leader = asyncio.ensure_future(downloads.whole(file))
     others = [asyncio.ensure_future(downloads.whole(file)) for _ in range(99)]
-    await asyncio.sleep(0.01)
+    await joined(downloads, 99)
+    await asked(upstream, 1)
     leader.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leader
@@ -347,8 +370,7 @@ async def test_p3_an_abandoned_download_goes_on_if_little_is_missing(
     upstream._piece = int(LARGE * have)
     fill, reader = downloads.join(file)
     begun = asyncio.ensure_future(reader.begin(WHOLE))
-    while not fill.have:
-        await fill.news()
+    await has_begun(fill)
     begun.cancel()
     with pytest.raises(asyncio.CancelledError):
         await begun
@@ -366,11 +388,11 @@ async def test_p3_a_new_reader_saves_an_abandoned_download(downloads: Downloads,
     file = file_of(upstream, body)
     upstream.gate = asyncio.Event()
     first = asyncio.ensure_future(downloads.whole(file))
-    await asyncio.sleep(0.01)
+    await asked(upstream, 1)
     first.cancel()
     await asyncio.wait([first])
     second = asyncio.ensure_future(downloads.whole(file))
-    await asyncio.sleep(0)
+    await joined(downloads, 1)
     upstream.gate.set()
     assert await second == body
     assert len(upstream.spans) == 1
@@ -441,7 +463,8 @@ async def test_p2_a_download_that_is_cut_short_at_shutdown_leaves_nothing(
     file = file_of(upstream, content(LARGE))
     upstream.gate = asyncio.Event()
     waiting = [asyncio.ensure_future(downloads.whole(file)) for _ in range(3)]
-    await asyncio.sleep(0.01)
+    await joined(downloads, 2)
+    await asked(upstream, 1)
     assert await downloads.tasks.drain(0) == 1
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(o) for o in outcomes] == [ShuttingDown] * 3

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from mirror.repositories import stored_pages
 from tests.repositories.world import World, world
+
+
+@pytest.fixture(autouse=True)
+def soon_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages are written behind as ever, but nearly at once: most tests here wait for that, some several times."""
+    monkeypatch.setattr(stored_pages, "BEHIND", 0.005)
 
 
 @pytest.fixture

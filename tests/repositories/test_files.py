@@ -170,10 +170,10 @@ async def test_l7_a_store_of_streams_is_checked_on_the_way(any_world: World) -> 
 async def test_an_archive_is_verified_once_for_each_process(disk_world: World) -> None:
     w = disk_world
     file = await held(w)
-    passed = w.repository._files._archives._passed
+    passed = w.repository._files._archives._proofs.passed
     assert len(passed) == 1, "what was verified on its way is not hashed again"
     await w.restart()
-    passed = w.repository._files._archives._passed
+    passed = w.repository._files._archives._proofs.passed
     assert len(passed) == 0
     await asyncio.gather(*(w.get(file) for _ in range(10)))
     assert len(passed) == 1
@@ -258,9 +258,11 @@ async def test_a_range_near_a_running_download_joins_it(any_world: World) -> Non
     file = w.publish(BIG)
     w.upstream.gate = asyncio.Event()
     whole = asyncio.ensure_future(w.get(file))
-    await asyncio.sleep(0.01)
+    while not w.upstream_calls("file:"):
+        await asyncio.sleep(0.001)
     part = asyncio.ensure_future(w.get(file, Span(100_000, 199_999)))
-    await asyncio.sleep(0.01)
+    while not w.counters["files_joined"] and w.upstream_calls("file:") == 1:
+        await asyncio.sleep(0.001)
     w.upstream.gate.set()
     assert await part == BIG.content[100_000:200_000]
     assert await whole == BIG.content

@@ -1,4 +1,4 @@
-"""The spool: a file while it arrives, on disk or, where there is no disk to write, in a bounded piece of memory."""
+"""Spools in files, in a folder that each process has of its own."""
 
 from __future__ import annotations
 
@@ -9,49 +9,11 @@ import re
 import secrets
 import threading
 from pathlib import Path
-from typing import Protocol
 
 _FOLDER = re.compile("[0-9a-f]{16}")
 READ_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 MAX_PIECES = 512
 """Buffers for one system call; Linux takes 1,024 (IOV_MAX)."""
-
-
-class Spool(Protocol):
-    """An append-only file. `append` and `read` may block and belong in a thread; `peek` never blocks."""
-
-    size: int
-    """Bytes appended so far."""
-    path: Path | None
-    """Where it is, once closed for writing; None in memory."""
-
-    def append(self, pieces: list[bytes]) -> None:
-        """Adds all pieces or raises `OSError`; after an error nothing is added."""
-        ...
-
-    def peek(self, position: int, length: int) -> bytes | None:
-        """Bytes that can be had without waiting for a disk; None if they cannot."""
-        ...
-
-    def read(self, position: int, length: int) -> bytes:
-        """At most `length` bytes from `position`, at least one if `position < size`."""
-        ...
-
-    def discard(self) -> None:
-        """Removes the file; what is open stays readable."""
-        ...
-
-    def close(self) -> None:
-        """Lets go of the handle; nothing can be read any more."""
-        ...
-
-
-class Spools(Protocol):
-    """Where spools come from."""
-
-    def create(self, expected: int | None) -> Spool:
-        """A new, empty spool for about `expected` bytes; `OSError` if there is no room. May block."""
-        ...
 
 
 class DiskSpools:
@@ -61,8 +23,9 @@ class DiskSpools:
     process on the same `root` is writing.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, *, leave: int = 0) -> None:
+        """`leave`: bytes of the disk that are left to others."""
+        self._root, self._leave = root, leave
         self._folder = root / secrets.token_hex(8)
         self._lock = -1
         self._renewing = threading.Lock()
@@ -85,7 +48,8 @@ class DiskSpools:
         with self._renewing:
             if not self._folder.is_dir():
                 self._folder.mkdir(mode=0o700, parents=True)
-                os.close(self._lock)
+                if self._lock >= 0:
+                    os.close(self._lock)
                 self._take_lock()
 
     def _take_lock(self) -> None:
@@ -114,7 +78,7 @@ class DiskSpools:
         if not self._folder.is_dir():
             self._renew()  # somebody removed it under our feet
         stat = os.statvfs(self._folder)
-        if expected is not None and expected > stat.f_bavail * stat.f_frsize:
+        if (expected or 0) + self._leave > stat.f_bavail * stat.f_frsize:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return DiskSpool(self._folder / secrets.token_hex(12))
 
@@ -188,60 +152,3 @@ class DiskSpool:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-class MemorySpools:
-    """Spools in memory, bounded together by `limit` bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._used = 0
-        self._lock = threading.Lock()
-
-    def create(self, expected: int | None) -> MemorySpool:
-        if (expected or 0) > self._limit - self._used:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return MemorySpool(self)
-
-    def take(self, count: int) -> None:
-        """Reserves `count` bytes or raises `OSError`."""
-        with self._lock:
-            if count > self._limit - self._used:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._used += count
-
-    def give_back(self, count: int) -> None:
-        """Returns what `take` reserved."""
-        with self._lock:
-            self._used -= count
-
-
-class MemorySpool:
-    """One spool in memory."""
-
-    def __init__(self, owner: MemorySpools) -> None:
-        self._owner = owner
-        self.path: Path | None = None
-        self._bytes = bytearray()
-        self.size = 0
-
-    def append(self, pieces: list[bytes]) -> None:
-        self._owner.take(sum(map(len, pieces)))
-        for piece in pieces:
-            self._bytes += piece
-        self.size = len(self._bytes)
-
-    def peek(self, position: int, length: int) -> bytes:
-        # A copy, not a view: a bytearray with a view on it cannot grow, and `append` runs in another thread.
-        return bytes(self._bytes[position : position + length])
-
-    def read(self, position: int, length: int) -> bytes:
-        return self.peek(position, length)
-
-    def discard(self) -> None:
-        """Memory has no name to remove."""
-
-    def close(self) -> None:
-        self._owner.give_back(len(self._bytes))
-        self._bytes = bytearray()
-        self.size = 0
