@@ -11,7 +11,7 @@ import click
 from mirror import __version__
 from mirror.errors import ConfigError, MirrorError, printable
 
-COMMANDS: Final = {"config": "mirror.cli.config", "serve": "mirror.cli.serve"}
+COMMANDS: Final = {"config": "mirror.cli.config", "serve": "mirror.cli.serve", "store": "mirror.cli.store"}
 """Each command's module; its click command is the module's `command`."""
 
 EXIT_FAILURE: Final = 1

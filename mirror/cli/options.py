@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,15 @@ def with_settings(function: Callable[..., int]) -> Callable[..., int]:
 
     Click checks no value: a bad one is judged where those of all other sources are, in the same words.
     """
+    return with_settings_named(SETTINGS)(function)
 
+
+def with_settings_named(names: Collection[str]) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """The same with flags for some of the settings (fields of `Config`); the others have their other sources."""
+    return functools.partial(_with_flags, names)
+
+
+def _with_flags(names: Collection[str], function: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(function)
     def gather(config_file: str | None, **others: Any) -> int:
         texts = {name: others.pop(name, None) for name in SETTINGS}
@@ -43,7 +51,7 @@ def with_settings(function: Callable[..., int]) -> Callable[..., int]:
 
     command: Callable[..., int] = gather
     for setting in reversed(SETTINGS.values()):
-        if setting.flag:
+        if setting.flag and setting.name in names:
             command = _option(setting, setting.flag)(command)
     return click.option(
         "--config",
