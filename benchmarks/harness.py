@@ -206,6 +206,21 @@ def mirror(upstream_url: str, data: Path) -> Recipe:
     )
 
 
+def mirror_in_bucket(
+    upstream_url: str, endpoint_url: str, bucket: str, access_key: str, secret_key: str, **environment: str
+) -> Recipe:
+    """This mirror with a bucket as store; `environment` are more of its variables."""
+    return Recipe(
+        name="mirror",
+        command=(
+            *(sys.executable, "-m", "mirror", "serve", "--listen", "127.0.0.1:{port}", "--upstream", upstream_url),
+            *("--storage", "s3", "--s3-bucket", bucket, "--s3-endpoint-url", endpoint_url),
+        ),
+        environment={"MIRROR_S3_ACCESS_KEY_ID": access_key, "MIRROR_S3_SECRET_ACCESS_KEY": secret_key} | environment,
+        ready="/readyz",
+    )
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

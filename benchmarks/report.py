@@ -92,6 +92,8 @@ class Figure:
     def _absolute(self, value: float) -> str:
         match self.unit:
             case "s":
+                if abs(value) < 0.01:
+                    return f"{value * 1000:.2f} ms"
                 return f"{value * 1000:.0f} ms" if abs(value) < 10 else f"{value:.1f} s"
             case "MB":
                 return f"{value / 1e6:.0f} MB"

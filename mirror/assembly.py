@@ -13,20 +13,17 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from mirror.adapters.directory_store import DirectoryStore
 from mirror.adapters.http_options import UpstreamOptions
 from mirror.adapters.http_upstream import HttpUpstream
-from mirror.adapters.memory_store import MemoryStore
 from mirror.adapters.system_clock import SystemClock
 from mirror.config import Config
 from mirror.counters import Counters
-from mirror.errors import StartError
 from mirror.flight import Tasks
 from mirror.freshness import Lifetime
 from mirror.ports import Clock, Store
 from mirror.repositories.cached import CachedRepository, Rules
 from mirror.repositories.origin import claim
-from mirror.spool import DiskSpools, MemorySpools, Spools
+from mirror.storages import storage
 from mirror.web.app import build_app
 from mirror.web.server import Stop, listening
 from mirror.web.services import Services
@@ -61,36 +58,32 @@ async def running(config: Config, clock: Clock | None = None) -> AsyncIterator[M
     counters, clock = Counters(), clock or SystemClock()
     tasks = Tasks(counters)
     async with AsyncExitStack() as stack:
-        store, spools = await _storage(config, stack)
+        kept = await stack.enter_async_context(storage(config, clock, tasks, counters))
         if not config.offline:
-            await claim(store, config.upstream_name, config.upstream_url)
+            await claim(kept.store, config.upstream_name, config.upstream_url)
         upstream = HttpUpstream(_upstream_options(config), counters, clock)
         await upstream.start()
         stack.push_async_callback(upstream.aclose)
-        repository = CachedRepository(upstream, store, spools, clock, tasks, counters, _rules(config))
+        repository = CachedRepository(
+            upstream,
+            kept.store,
+            kept.spools,
+            clock,
+            tasks,
+            counters,
+            _rules(config),
+            presigner=kept.presigner,
+            sink=kept.sink,
+            leases=kept.leases,
+        )
         stack.callback(repository.close)
         try:
-            yield Mirror(repository, counters, tasks, store, upstream, clock)
+            yield Mirror(repository, counters, tasks, kept.store, upstream, clock)
         finally:
+            kept.stop()
             dropped = await tasks.drain(config.drain_timeout)
             if dropped:
                 log.warning("background work dropped", tasks=dropped)
-
-
-async def _storage(config: Config, stack: AsyncExitStack) -> tuple[Store, Spools]:
-    if config.storage == "memory":
-        for_spools = config.memory_limit // 4
-        return MemoryStore(config.memory_limit - for_spools), MemorySpools(for_spools)
-    store = DirectoryStore(config.data_dir)
-    await store.start()
-    stack.push_async_callback(store.aclose)
-    spools = DiskSpools(config.data_dir / "spool")
-    try:
-        await asyncio.to_thread(spools.prepare)
-    except OSError as e:
-        raise StartError(f"cannot write to {config.data_dir / 'spool'}: {e.strerror}") from e
-    stack.push_async_callback(asyncio.to_thread, spools.close)
-    return store, spools
 
 
 def _upstream_options(config: Config) -> UpstreamOptions:
@@ -137,6 +130,7 @@ def application(mirror: Mirror, config: Config, *, draining: Callable[[], bool] 
         draining=draining,
         public_url=config.public_url,
         page_memory=config.page_cache // 2,
+        redirect_networks=config.redirect_networks,
     )
     return build_app(services)
 

@@ -155,8 +155,8 @@ class Config(CacheSettings, S3Settings):
         "Storage",
         Size(minimum=_MIB),
         256 * _MIB,
-        "How much storage = memory may hold (what was used longest ago is dropped first); with storage = s3 and no "
-        "archive cache, a quarter of it is for downloads on their way.",
+        "How much storage = memory may hold (what was used longest ago is dropped first). A quarter of it is "
+        "for downloads on their way; the other storages use that quarter, too, where there is no disk or no room on it.",
         example="1GiB",
     )
     keep_unverified: bool = setting(

@@ -213,10 +213,34 @@ class Sink(Protocol):
 class Presigner(Protocol):
     """A store whose objects a client can fetch by itself with a URL that is signed for it."""
 
+    async def open(self, key: str, span: Span = WHOLE) -> Content | None:
+        """As `Store.open`, past every cache: whether the object is there."""
+        ...
+
     async def presigned(self, key: str, filename: str) -> Redirect | None:
         """Leave to fetch the object, valid for some minutes; None where no URL can be signed now.
 
         Whether the object is there is not looked up.
+        """
+        ...
+
+
+class Lease(Protocol):
+    """Leave to download one object on behalf of all replicas."""
+
+    async def release(self) -> None:
+        """The store has the object now, or the download has failed. Raises nothing; to be called once."""
+        ...
+
+
+class Leases(Protocol):
+    """Agreement between replicas that share a store on which of them downloads what."""
+
+    async def lead(self, key: str) -> Lease | None:
+        """Leave to download the object; None if another replica has delivered it: the store has it now.
+
+        Waits for a replica that is downloading it, for a bounded time. Never raises: where there is no agreement
+        to be had, leave is given without one.
         """
         ...
 

@@ -34,8 +34,8 @@ State = Literal["cold", "in flight", "held"]
 STATES: Final[tuple[State, ...]] = ("cold", "in flight", "held")
 
 _SETTINGS: Final[dict[str, Any]] = {
-    "upstream_connect_timeout": 2.0,
-    "upstream_read_timeout": 5.0,
+    "upstream_connect_timeout": 60.0,
+    "upstream_read_timeout": 60.0,
     "upstream_retries": 0,
     "drain_timeout": 0.0,  # what is written behind is dropped; who wants to see it there waits for it, see `settle`
 }
@@ -79,13 +79,13 @@ def authority() -> trustme.CA:
 class Chain:
     """What a test asks, looks at and moves."""
 
-    def __init__(self, upstream: ScriptedUpstream, mirror: Mirror, clock: MovableClock, port: int) -> None:
-        self.upstream, self.mirror, self.clock, self.port = upstream, mirror, clock, port
+    def __init__(self, upstream: ScriptedUpstream, mirror: Mirror, clock: MovableClock, port: int, data: Path) -> None:
+        self.upstream, self.mirror, self.clock, self.port, self.data = upstream, mirror, clock, port, data
 
     # --- asking ----------------------------------------------------------------------------------
 
     def connect(self) -> RawConnection:
-        return RawConnection("127.0.0.1", self.port, timeout=20)
+        return RawConnection("127.0.0.1", self.port, timeout=60)
 
     async def get(
         self,
@@ -136,6 +136,12 @@ class Chain:
         """Waits for everything that goes on behind the answers."""
         assert await self.mirror.tasks.drain(20) == 0
 
+    async def spooled(self, size: int) -> None:
+        """Waits until a download has come so far; what hangs upstream does not come any farther."""
+        async with asyncio.timeout(60):
+            while not any(path.is_file() and path.stat().st_size >= size for path in (self.data / "spool").rglob("*")):
+                await asyncio.sleep(0.005)
+
     async def hold(self, name: str, number: int = 0) -> str:
         """Fetches a file, waits until the store has it, and says where it is."""
         target = await self.target(name, number)
@@ -158,7 +164,7 @@ class Chain:
             return
         if state == "held":
             assert (await self.get(target)).body == archive(name, number).content
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while (await self.get(target, method="HEAD")).headers["x-cache"] != "HIT store":
                     await asyncio.sleep(0.005)
         self.upstream.reset_counts()
@@ -167,7 +173,7 @@ class Chain:
     async def unstuck(self, asking: Coroutine[Any, Any, RawResponse]) -> RawResponse:
         """The answer to a request for which what hangs upstream has to go on; it does once the mirror has it."""
         before = self.mirror.counters["requests"]
-        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             task = group.create_task(asking)
             while self.mirror.counters["requests"] == before:
                 await asyncio.sleep(0.001)
@@ -192,7 +198,7 @@ async def mirroring(
         async with running(config, time) as mirror:
             app = application(mirror, config)
             async with listening(app, (TcpAddress("127.0.0.1", 0),), 0.1) as addresses:
-                yield Chain(upstream, mirror, time, int(addresses[0].rpartition(":")[2]))
+                yield Chain(upstream, mirror, time, int(addresses[0].rpartition(":")[2]), config.data_dir)
             upstream.heal()
         assert mirror.counters["background_failures"] == 0
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pytest
 
+from mirror.repositories import stored_pages
 from tests.conformance.chain import Chain, chained
 
 STYLES: Final[dict[str, dict[str, Any]]] = {
@@ -16,6 +17,12 @@ STYLES: Final[dict[str, dict[str, Any]]] = {
     "cross-host": {"links": "other"},
     "relative": {"json": False, "links": "relative", "query": "?token=abc"},
 }
+
+
+@pytest.fixture(autouse=True)
+def soon_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages are written behind as ever, but nearly at once: most tests here wait for that, some several times."""
+    monkeypatch.setattr(stored_pages, "BEHIND", 0.005)
 
 
 @pytest.fixture

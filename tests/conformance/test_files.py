@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -236,10 +237,21 @@ async def test_c094_wrong_bytes_never_look_whole_and_are_not_kept(both: Chain, n
     assert both.asked(target) == before + 1
 
 
+async def shared(chain: Chain, target: str, clients: int, **switches: Any) -> list[RawResponse]:
+    """What so many clients get of one download, which goes on, with these faults, when all of them have come."""
+    held = chain.upstream.fault(target, hang_mid_body=500_000, times=1, **switches)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        asking = [group.create_task(chain.get(target)) for _ in range(clients)]
+        while chain.mirror.counters["files_joined"] < clients - 1:
+            await asyncio.sleep(0.001)
+        await chain.spooled(500_000)
+        held.release()
+    return [each.result() for each in asking]
+
+
 async def test_c095_many_clients_share_one_download(both: Chain) -> None:
     target = await both.target("big")
-    both.upstream.fault(target, rate=6_000_000)
-    answers = await asyncio.gather(*(both.get(target) for _ in range(12)))
+    answers = await shared(both, target, 12)
     for answer in answers:
         is_whole(answer)
     await both.settle()
@@ -265,8 +277,7 @@ async def test_c096_download_goes_on_without_its_client(both: Chain) -> None:
 async def test_c096_every_client_sees_that_upstream_has_gone(both: Chain) -> None:
     target = await both.target("big")
     both.upstream.fault(target, status=503)
-    both.upstream.fault(target, rst_after=1_000_000, times=1, rate=5_000_000)
-    answers = await asyncio.gather(*(both.get(target) for _ in range(5)))
+    answers = await shared(both, target, 5, rst_after=1_000_000)
     for answer in answers:
         assert not answer.complete
         assert BIG.content.startswith(answer.body)

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from tests.support.faults import Fault
 from tests.support.mirror import MirrorProcess
 from tests.support.packages import Archive, Project, wheel
 from tests.support.pages import JSON
 from tests.support.rawhttp import RawConnection, RawResponse, fetch
 from tests.support.upstream import ThreadedUpstream
 
-PATIENCE: Final = 20.0
+PATIENCE: Final = 60.0
 """Seconds after which what a test waits for counts as never happening."""
 
 SETTINGS: Final[dict[str, Any]] = {
     "page_ttl": 0,
     "page_stale": 0,
     "missing_ttl": 1,
-    "upstream_connect_timeout": 1,
-    "upstream_read_timeout": 2,
+    "upstream_connect_timeout": 60,
+    "upstream_read_timeout": 60,
+    "upstream_min_rate": 0,
     "upstream_retries": 1,
 }
-"""Every page request asks upstream, and nobody waits long for it."""
+"""Every page request asks upstream; an upstream that a test holds up, or that is merely slow, is waited for."""
+
+Answering = asyncio.Task[RawResponse]
 
 
 class Scene:
@@ -72,6 +77,33 @@ class Scene:
         assert (answer.status, answer.complete) == (200, True), (answer.status, answer.ending, self.mirror.tail())
         assert answer.body == archive.content
         return answer
+
+    async def joined(self, *requests: Coroutine[Any, Any, RawResponse], begun: bool = False) -> list[Answering]:
+        """The requests, once all are on one download, which upstream has to hold up meanwhile.
+
+        One of them begins it and the others join, or all do if it is `begun`.
+        """
+        expected = self.mirror.counters()["files_joined"] + len(requests) - (not begun)
+        asking = [asyncio.ensure_future(request) for request in requests]
+        await eventually(lambda: self.mirror.counters()["files_joined"] >= expected, "not all have joined")
+        return asking
+
+    async def leaves(self, connection: RawConnection, archive: Archive, held: Fault, at: int) -> None:
+        """The client of a download that hangs at byte `at` is gone, and the mirror has noticed.
+
+        It notices when it writes, so a little more has to come: the download hangs 200,000 bytes later now.
+        """
+        start = len(self.mirror.log)
+        gone = {"event": "request", "path": f"/{archive.path}", "outcome": "client left"}
+
+        def noticed() -> bool:
+            return any(gone.items() <= entry.items() for entry in self.mirror.log[start:])
+
+        connection.abort()
+        for until in (at + 100_000, at + 200_000):  # the first write meets the reset, the second is told of it
+            held.release(until)
+            await eventually(lambda until=until: noticed() or self.has_spooled(until))  # type: ignore[misc]
+        await eventually(noticed, "the mirror has not noticed that its client left")
 
     async def kept(self, archive: Archive) -> None:
         """Returns once the mirror answers the archive out of its store, without asking upstream."""
@@ -124,6 +156,16 @@ class Scene:
         """Spool and temporary files."""
         spool = [path for path in (self.data / "spool").rglob("*") if path.is_file()]
         return spool + list(self.data.rglob(".tmp-*"))
+
+    def has_spooled(self, size: int, downloads: int = 1) -> bool:
+        """Whether so many downloads have got so far."""
+        with contextlib.suppress(FileNotFoundError):  # something else has come to its end just now
+            return sum(path.stat().st_size >= size for path in self.leftovers()) >= downloads
+        return False
+
+    async def spooled(self, size: int, downloads: int = 1) -> None:
+        """Returns once so many downloads have got so far."""
+        await eventually(lambda: self.has_spooled(size, downloads), f"no download has come to {size} bytes")
 
     async def nothing_left(self) -> None:
         """Returns once no spool or temporary file is there."""

@@ -16,7 +16,7 @@ from tests.support.mirror import MirrorProcess
 def status(url: str) -> int:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=15) as answer:
+        with opener.open(url, timeout=60) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as e:
         with e:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -235,11 +236,19 @@ def test_l11_spool_and_folders_may_lie_on_other_file_systems(tmp_path: Path) -> 
 
 async def test_l12_reads_are_answered_while_every_writer_hangs_in_fsync(child: StoreChild, tmp_path: Path) -> None:
     await prepared(tmp_path)
-    hang = "fsync:delay_enter=400000"
-    with child.ready("read_while_writing", tmp_path) as (pid, run), attached(pid, inject=[hang]):
-        said, status = run()
+    with ExitStack() as hanging:
+
+        def hear(said: str) -> None:
+            if said == "started":
+                hanging.enter_context(attached(pid, inject=["fsync:delay_enter=100s"], trace="fsync"))
+                (tmp_path / "begin").touch()
+            elif said == "read 100 times":
+                hanging.close()
+
+        with child.ready("read_while_writing", tmp_path, hear=hear) as (pid, run):
+            said, status = run()
     assert status == 0, said
-    assert said == ["read 100 times", "put", "put", "put", "put"]
+    assert said == ["started", "read 100 times", "put", "put", "put", "put"]
 
 
 @pytest.mark.parametrize("call", ["openat", "mkdirat", "write", "fsync", "link", "rename", "unlink", "close"])

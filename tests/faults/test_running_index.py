@@ -6,6 +6,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,21 +77,30 @@ async def test_other_refusals_are_no_404(scene: Scene, status: int) -> None:
         await served_as_failure(scene, f"refusal-{status}", status=status)
 
 
+async def test_u8_a_404_is_passed_on_remembered_and_destroys_nothing(tmp_path: Path) -> None:
+    with running(tmp_path / "data", missing_ttl=600) as scene:
+        archives = {status: scene.publish(f"gone-{status}") for status in (404, 410)}
+        for status, archive in archives.items():
+            await scene.files_of(f"gone-{status}")
+            await scene.kept(archive)
+            gone = scene.upstream.fault(f"/simple/gone-{status}/", status=status)
+            for _ in range(3):
+                assert (await scene.page(f"gone-{status}")).status == 404
+            assert gone.hits == 1
+            await eventually(lambda status=status: bool(scene.stored(f"gone-{status}.json")))  # type: ignore[misc]
+            assert (await scene.get_whole(archive)).headers["x-cache"] == "HIT store"
+
+
 @pytest.mark.parametrize("status", [404, 410])
-async def test_u8_a_404_is_passed_on_remembered_shortly_and_destroys_nothing(scene: Scene, status: int) -> None:
-    archive = scene.publish(f"gone-{status}")
-    await scene.files_of(f"gone-{status}")
-    await scene.kept(archive)
-    gone = scene.upstream.fault(f"/simple/gone-{status}/", status=status)
-    for _ in range(3):
-        assert (await scene.page(f"gone-{status}")).status == 404
-    assert gone.hits == 1
-    await eventually(lambda: bool(scene.stored(f"gone-{status}.json")))
-    assert (await scene.get_whole(archive)).headers["x-cache"] == "HIT store"
+async def test_u8_a_404_is_remembered_shortly(scene: Scene, status: int) -> None:
+    scene.publish(f"back-{status}")
+    await scene.files_of(f"back-{status}")
+    scene.upstream.fault(f"/simple/back-{status}/", status=status)
+    assert (await scene.page(f"back-{status}")).status == 404
     scene.upstream.heal()
 
     async def is_back() -> bool:
-        return (await scene.page(f"gone-{status}")).status == 200
+        return (await scene.page(f"back-{status}")).status == 200
 
     await eventually_async(is_back)
 

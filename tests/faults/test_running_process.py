@@ -20,16 +20,18 @@ CANARY = "canary-51c7"
 
 async def test_p1_killed_in_the_middle_of_downloads(tmp_path: Path) -> None:
     with running(tmp_path / "data") as scene:
-        archives = [scene.publish(f"killed-{number}", 1_000_000) for number in range(3)]
-        for moment in (1, 900_000):
-            for archive in archives:
-                await scene.page(archive.filename.partition("-")[0].replace("_", "-"))
-            scene.upstream.fault("/packages/*", rate=3_000_000)
+        for moment in (100_000, 900_000):
+            names = [f"killed-{moment}-{number}" for number in range(3)]
+            archives = [scene.publish(name, 1_000_000) for name in names]
+            for name in names:
+                await scene.files_of(name)
+            held = scene.upstream.fault("/packages/*", hang_mid_body=moment)
             async with scene.connection() as connection:
                 await connection.request("GET", f"/{archives[0].path}")
                 others = [asyncio.ensure_future(scene.get(archive.path)) for archive in archives[1:]]
-                await eventually(lambda: sum(scene.upstream.sent.values()) > 0 or bool(scene.leftovers()))
-                await connection.read_exactly(min(moment, archives[0].size - 64 * 1024))
+                await scene.spooled(moment, 3)
+                await connection.read_exactly(moment - 64 * 1024)
+                held.release()
                 scene.mirror.kill()
                 for answer in await asyncio.gather(*others, return_exceptions=True):
                     if isinstance(answer, RawResponse) and answer.complete:
@@ -40,17 +42,17 @@ async def test_p1_killed_in_the_middle_of_downloads(tmp_path: Path) -> None:
             scene.upstream.heal()
             scene.mirror.start()
             assert not scene.leftovers()
-        for archive in archives:
-            await scene.get_whole(archive)
-            await scene.kept(archive)
+            for archive in archives:
+                await scene.get_whole(archive)
+                await scene.kept(archive)
 
 
 async def test_p2_told_to_end_finishes_what_is_on_its_way(tmp_path: Path) -> None:
-    with running(tmp_path / "data", drain_delay=1) as scene:
+    with running(tmp_path / "data", drain_delay=3) as scene:
         slow, abandoned = scene.publish("slow", 4_000_000), scene.publish("abandoned", 4_000_000)
         for name in ("slow", "abandoned"):
             await scene.files_of(name)
-        scene.upstream.fault("/packages/*", rate=2_000_000)
+        held = scene.upstream.fault("/packages/*", hang_mid_body=2_000_000)
         transfer = asyncio.ensure_future(scene.get(slow.path))
         async with scene.connection() as left:
             await left.request("GET", f"/{abandoned.path}")
@@ -69,6 +71,7 @@ async def test_p2_told_to_end_finishes_what_is_on_its_way(tmp_path: Path) -> Non
         with pytest.raises(ConnectionRefusedError):
             await scene.get("readyz")
         assert not transfer.done()
+        held.release()
         answer = await transfer
         assert (answer.complete, answer.body) == (True, slow.content)
         await ending
@@ -82,12 +85,12 @@ async def test_p2_told_to_end_finishes_what_is_on_its_way(tmp_path: Path) -> Non
 
 
 async def test_p2_what_does_not_finish_in_time_is_dropped_whole(tmp_path: Path) -> None:
-    with running(tmp_path / "data", drain_timeout=0.3, upstream_read_timeout=30) as scene:
+    with running(tmp_path / "data", drain_timeout=0.3) as scene:
         archive = scene.publish("hangs", 1_000_000)
         await scene.files_of("hangs")
         scene.upstream.fault("/packages/*", hang_mid_body=500_000)
         transfer = asyncio.ensure_future(scene.get(archive.path))
-        await eventually(lambda: any(path.stat().st_size >= 500_000 for path in scene.leftovers()))
+        await scene.spooled(500_000)
         await asyncio.to_thread(scene.mirror.terminate)
         answer = await transfer
         assert answer.ending in (Ending.CUT, Ending.RESET)

@@ -21,9 +21,14 @@ BROKEN = (Ending.CUT, Ending.RESET)
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    with running(
-        tmp_path_factory.mktemp("data"), upstream_min_rate=200_000, upstream_read_timeout=1, finish_abandoned=0
-    ) as scene:
+    with running(tmp_path_factory.mktemp("data"), finish_abandoned=0) as scene:
+        yield scene
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """The same with an upstream for which the mirror does not wait long."""
+    with running(tmp_path_factory.mktemp("data"), upstream_min_rate=20_000, upstream_read_timeout=1) as scene:
         yield scene
 
 
@@ -100,7 +105,8 @@ async def test_u9_u10_u11_a_small_truncated_file_is_an_error(scene: Scene, kind:
     await heals(scene, archive)
 
 
-async def test_u4_a_body_that_stalls_is_a_broken_transfer(scene: Scene) -> None:
+async def test_u4_a_body_that_stalls_is_a_broken_transfer(impatient: Scene) -> None:
+    scene = impatient
     archive = await announced(scene, "stalls", LARGE)
     scene.upstream.fault(f"/{archive.path}", hang_mid_body=200_000)
     async with (
@@ -112,20 +118,23 @@ async def test_u4_a_body_that_stalls_is_a_broken_transfer(scene: Scene) -> None:
     await heals(scene, archive)
 
 
-async def test_u4_a_stall_that_ends_is_overcome(scene: Scene) -> None:
+async def test_u4_a_stall_that_ends_is_overcome(impatient: Scene) -> None:
+    scene = impatient
     archive = await announced(scene, "stalls-once", LARGE)
     scene.upstream.fault(f"/{archive.path}", hang_mid_body=200_000, times=1)
     async with scene.counting(responses_aborted=0, upstream_failures=1):
         await scene.get_whole(archive)
     assert scene.asked(archive.path) == 2
+    scene.upstream.heal()
 
 
-async def test_u5_a_body_that_dribbles_is_given_up(scene: Scene) -> None:
+async def test_u5_a_body_that_dribbles_is_given_up(impatient: Scene) -> None:
+    scene = impatient
     archive = await announced(scene, "dribbles", LARGE)
     scene.publish("dribbling-page")
     scene.upstream.fault(f"/{archive.path}", dribble=0.02, times=1)
     scene.upstream.fault("/simple/dribbling-page/", dribble=0.02)
-    reason = "fewer than 200000 bytes per second came"
+    reason = "fewer than 20000 bytes per second came"
     async with scene.counting(upstream_failures=2), scene.logging("upstream failed", reason=reason):
         page, _ = await asyncio.gather(scene.page("dribbling-page"), scene.get_whole(archive))
     assert (page.status, page.complete) == (503, True)
@@ -159,11 +168,12 @@ async def test_u12_a_damaged_cache_upstream_is_bypassed(scene: Scene) -> None:
 @pytest.mark.parametrize("at", [0, LARGE // 2, -1], ids=["first-byte", "middle", "last-byte"])
 async def test_u12_wrong_hash_right_length_large_for_twenty_clients(scene: Scene, at: int) -> None:
     archive = await announced(scene, f"wrong-large-{at % 97}", LARGE)
-    scene.upstream.fault(f"/{archive.path}", corrupt_byte_at=at, rate=8_000_000)
+    wrong = scene.upstream.fault(f"/{archive.path}", corrupt_byte_at=at, hang_mid_body=200_000)
     versions = ["HTTP/1.1", "HTTP/1.0"] * 10
-
     async with scene.counting(integrity_failures=1, responses_aborted=20, files_joined=19):
-        answers = await asyncio.gather(*(scene.get(archive.path, version=version) for version in versions))
+        asking = await scene.joined(*(scene.get(archive.path, version=version) for version in versions))
+        wrong.release()
+        answers = await asyncio.gather(*asking)
     for answer in answers:
         assert broken(answer, archive)
     assert scene.asked(archive.path) == 1
@@ -205,18 +215,17 @@ async def test_p13_after_a_short_body_nothing_follows_on_its_connection(scene: S
 async def test_p3_a_download_that_nobody_wants_any_more(scene: Scene) -> None:
     """With `finish_abandoned` 0: given up at the beginning, finished from the middle on."""
     early, late = await announced(scene, "left-early", 4_000_000), await announced(scene, "left-late", 4_000_000)
-    scene.upstream.fault("/packages/*", rate=4_000_000)
-
-    async def leave(archive: Archive, after: int) -> None:
-        async with scene.connection() as connection:
-            await connection.request("GET", f"/{archive.path}")
-            await connection.read_exactly(after)
-            connection.abort()
-
     async with scene.counting(fills_abandoned=1):
-        await asyncio.gather(leave(early, 1), leave(late, 3_000_000))
-        await eventually(lambda: bool(scene.stored(late.filename)))
-    await nothing_kept(scene, early)
+        for archive, come in ((early, 500_000), (late, 3_000_000)):
+            held = scene.upstream.fault(f"/{archive.path}", hang_mid_body=come)
+            async with scene.connection() as connection:
+                await connection.request("GET", f"/{archive.path}")
+                await connection.read_exactly(1)
+                await scene.spooled(come)
+                await scene.leaves(connection, archive, held, come)
+            held.release()
+            await scene.nothing_left()
+    assert not scene.stored(early.filename)
     scene.upstream.heal()
     assert (await scene.get_whole(late)).headers["x-cache"] == "HIT store"
     assert scene.asked(late.path) == 1
@@ -225,23 +234,26 @@ async def test_p3_a_download_that_nobody_wants_any_more(scene: Scene) -> None:
 
 async def test_p4_the_first_client_leaves_and_the_others_get_all(scene: Scene) -> None:
     archive = await announced(scene, "leader", LARGE)
-    scene.upstream.fault(f"/{archive.path}", rate=1_500_000)
+    held = scene.upstream.fault(f"/{archive.path}", hang_mid_body=200_000)
     async with scene.counting(files_joined=99), scene.connection() as leader:
         await leader.request("GET", f"/{archive.path}")
         await leader.read_exactly(1)
-        waiters = [asyncio.ensure_future(scene.get_whole(archive)) for _ in range(99)]
-        await eventually(lambda: scene.mirror.counters()["files_joined"] >= 99)
-        leader.abort()
+        waiters = await scene.joined(*(scene.get_whole(archive) for _ in range(99)), begun=True)
+        await scene.leaves(leader, archive, held, 200_000)
+        held.release()
         await asyncio.gather(*waiters)
     assert scene.asked(archive.path) == 1
 
 
 async def test_p5_the_download_fails_half_way_for_all_who_wait(scene: Scene) -> None:
     archive = await announced(scene, "fails-half-way", LARGE)
+    half = archive.size // 2
     scene.upstream.fault(f"/{archive.path}", status=500)
-    scene.upstream.fault(f"/{archive.path}", cut_after=archive.size // 2, rate=2_000_000, times=1)
+    held = scene.upstream.fault(f"/{archive.path}", hang_mid_body=half - 1, cut_after=half, times=1)
     async with scene.counting(responses_aborted=30, files_joined=29), scene.logging("download failed"):
-        answers = await asyncio.gather(*(scene.get(archive.path) for _ in range(30)))
+        waiters = await scene.joined(*(scene.get(archive.path) for _ in range(30)))
+        held.release()
+        answers = await asyncio.gather(*waiters)
     assert all(broken(answer, archive) for answer in answers)
     await nothing_kept(scene, archive)
     await heals(scene, archive)
@@ -249,6 +261,7 @@ async def test_p5_the_download_fails_half_way_for_all_who_wait(scene: Scene) -> 
 
 async def test_p6_a_client_that_stands_still_harms_nobody(scene: Scene) -> None:
     archive = await announced(scene, "stalled", 24_000_000)
+    held = scene.upstream.fault(f"/{archive.path}", hang_mid_body=20_000_000)
     before = scene.mirror.rss()
     stalled = [scene.connection(receive_buffer=4096) for _ in range(4)]
     try:
@@ -256,8 +269,10 @@ async def test_p6_a_client_that_stands_still_harms_nobody(scene: Scene) -> None:
             await connection.__aenter__()
             await connection.request("GET", f"/{archive.path}")
             await connection.read_exactly(1)
-        async with scene.counting(files_joined=1):
-            await scene.get_whole(archive)
+        await scene.spooled(20_000_000)
+        (reading,) = await scene.joined(scene.get_whole(archive), begun=True)
+        held.release()
+        await reading
         assert scene.asked(archive.path) == 1
         assert scene.mirror.rss() < before + 60_000_000
     finally:

@@ -56,11 +56,17 @@ async def drain(pieces: AsyncIterable[bytes], into: bytearray) -> None:
         into += piece
 
 
+def told(outcome: object) -> Exception:
+    """What a call of several at the same time raised."""
+    assert isinstance(outcome, Exception), outcome
+    return outcome
+
+
 # --- it cannot be reached ------------------------------------------------------------------------
 
 
 async def test_u1_refused_is_told_soon_after_retries() -> None:
-    async with client(f"http://127.0.0.1:{closed_port()}/simple/", retry_wait=0.1) as rig, asyncio.timeout(3):
+    async with client(f"http://127.0.0.1:{closed_port()}/simple/", retry_wait=0.1) as rig, asyncio.timeout(60):
         with pytest.raises(UpstreamDown, match="refused"):
             await page(rig)
         assert rig.counters["upstream_requests"] == 3
@@ -160,11 +166,11 @@ async def test_u2_a_black_hole_costs_one_connect_timeout() -> None:
 
 async def test_u3_no_first_byte(index: ScriptedUpstream) -> None:
     index.fault("*", hang_before_headers=True)
-    async with client(index.url, connect_timeout=0.1, read_timeout=0.1) as rig:
-        with pytest.raises(UpstreamDown, match="no answer within"):
-            await page(rig)
-        with pytest.raises(UpstreamDown, match="no answer within"):
-            await read(rig, index)
+    async with client(index.url, connect_timeout=1, read_timeout=0.1) as rig:
+        outcomes = await asyncio.gather(page(rig), read(rig, index), return_exceptions=True)
+        for outcome in outcomes:
+            with pytest.raises(UpstreamDown, match="no answer within"):
+                raise told(outcome)
         assert rig.counters["upstream_requests"] == 2
         assert rig.counters["upstream_failures"] == 2
 
@@ -174,14 +180,14 @@ async def test_u3_no_first_byte(index: ScriptedUpstream) -> None:
 
 async def test_u4_a_body_that_stalls_breaks_off(index: ScriptedUpstream) -> None:
     index.fault("*", hang_mid_body=True)
-    async with client(index.url, read_timeout=0.2, retries=0) as rig:
+    async with client(index.url, read_timeout=1, retries=0) as rig:
         stream = await rig.upstream.fetch_file(entry(FILE, index.origin))
         received = bytearray()
-        with pytest.raises(UpstreamDown, match="stalled"):
-            await drain(stream.body, received)
+        outcomes = await asyncio.gather(drain(stream.body, received), page(rig), return_exceptions=True)
+        for outcome in outcomes:
+            with pytest.raises(UpstreamDown, match="stalled"):
+                raise told(outcome)
         assert received == FILE.content[: FILE.size // 2]
-        with pytest.raises(UpstreamDown, match="stalled"):
-            await page(rig)
         assert rig.counters["upstream_failures"] == 2
 
 
@@ -196,10 +202,10 @@ async def test_u5_a_body_that_dribbles_breaks_off(index: ScriptedUpstream) -> No
 
 
 async def test_u5_a_slow_reader_is_not_a_slow_upstream(index: ScriptedUpstream) -> None:
-    async with client(index.url, grace=0.2, min_rate=10_000_000) as rig:
+    async with client(index.url, grace=1, min_rate=10_000_000) as rig:
         stream = await rig.upstream.fetch_file(entry(FILE, index.origin))
         body = await anext(aiter(stream.body))
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(1.1)  # longer than the grace; upstream itself never takes that long
         async for piece in stream.body:
             body += piece
         assert body == FILE.content
@@ -212,7 +218,7 @@ async def test_u5_no_least_rate(index: ScriptedUpstream) -> None:
 
 
 async def test_downloads_leave_connections_for_pages(index: ScriptedUpstream) -> None:
-    async with client(index.url, max_connections=2, read_timeout=0.3) as rig:
+    async with client(index.url, max_connections=2, read_timeout=1) as rig:
         stream = await rig.upstream.fetch_file(entry(FILE, index.origin))
         with pytest.raises(UpstreamDown, match="in use"):
             await rig.upstream.fetch_file(entry(FILE, index.origin))
@@ -620,7 +626,7 @@ async def test_u23_an_endless_body_is_cut_off_while_it_comes() -> None:
     async with (
         raw_server(pour) as origin,
         client(f"{origin}simple/", max_page_bytes=1_000_000) as rig,
-        asyncio.timeout(20),
+        asyncio.timeout(60),
     ):
         with pytest.raises(UpstreamMisbehaved, match="more than the 1000000 bytes"):
             await page(rig)
@@ -685,7 +691,7 @@ async def test_u26_a_flood_of_interim_answers_ends_at_the_deadline() -> None:
 
     async with (
         raw_server(flood) as origin,
-        client(f"{origin}simple/", connect_timeout=0.2, read_timeout=0.2) as rig,
+        client(f"{origin}simple/", connect_timeout=1, read_timeout=0.1) as rig,
     ):
         with pytest.raises(UpstreamDown, match="no answer within"):
             await page(rig)

@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -54,7 +54,7 @@ class Fault:
     delay: float = 0.0
     hang_before_headers: bool = False
     hang_mid_body: bool | int = False
-    """Hangs after half of the body, or after so many bytes."""
+    """Hangs after half of the body, or after so many bytes; `release` lets it go on."""
     rate: int | None = None
     """Bytes per second."""
     dribble: float | None = None
@@ -68,12 +68,17 @@ class Fault:
 
     hits: int = 0
     """How many requests it has hit."""
+    hanging: int = 0
+    """How many answers stand still just now, everything before being on its way."""
     released: bool = False
     seen: int = 0
 
-    def release(self) -> None:
-        """Lets answers that hang go on, and later ones not hang."""
-        self.released = True
+    def release(self, until: int | None = None) -> None:
+        """Lets answers that hang go on, and later ones not hang: to byte `until` of the body, or to its end."""
+        if until is None:
+            self.released = True
+        else:
+            self.hang_mid_body = until
 
     def takes(self, request: Request) -> bool:
         """Whether it hits this request; counts it."""
@@ -131,7 +136,7 @@ class Sender:
         fault = self._fault
         await asyncio.sleep(fault.delay)
         if fault.hang_before_headers:
-            await self._hang()
+            await self._hang(lambda: True)
         if fault.raw is not None:
             self._writer.write(fault.raw)
             return False
@@ -163,7 +168,6 @@ class Sender:
     async def _send_body(self, body: bytes) -> bool:
         """Sends it as the fault says; False if the connection is spent."""
         fault = self._fault
-        marks = {fault.cut_after, fault.rst_after, self._hang_at(body)} - {None}
         piece = max(1, fault.rate // 50) if fault.rate else 1 if fault.dribble is not None else _PIECE
         view = memoryview(body)
         while True:
@@ -173,9 +177,10 @@ class Sender:
             if self.sent == fault.cut_after:
                 return False
             if self.sent == self._hang_at(body):
-                await self._hang()
+                await self._hang(lambda: self.sent == self._hang_at(body))
             if self.sent >= len(body):
                 break
+            marks = (fault.cut_after, fault.rst_after, self._hang_at(body))
             stop = min([self.sent + piece, len(body), *(mark for mark in marks if mark and mark > self.sent)])
             await self._send_piece(view[self.sent : stop])
             self.sent = stop
@@ -200,10 +205,15 @@ class Sender:
             return None
         return len(body) // 2 if where is True else where
 
-    async def _hang(self) -> None:
-        """Waits until the fault is released or the client has left; `stop` cancels it."""
-        while not (self._fault.released or self._writer.is_closing() or self._reader.at_eof()):
-            await asyncio.sleep(0.01)
+    async def _hang(self, here: Callable[[], bool]) -> None:
+        """Waits until the fault is released, or not any more `here`, or the client has left; `stop` cancels it."""
+        fault = self._fault
+        fault.hanging += 1
+        try:
+            while here() and not (fault.released or self._writer.is_closing() or self._reader.at_eof()):
+                await asyncio.sleep(0.01)
+        finally:
+            fault.hanging -= 1
 
     async def _reset(self) -> None:
         """Sends RST instead of FIN, once everything before it has left this process."""

@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
-START_TIMEOUT: Final = 30.0
+START_TIMEOUT: Final = 60.0
 """Seconds until it has to listen."""
 
-STOP_TIMEOUT: Final = 30.0
+STOP_TIMEOUT: Final = 90.0
 """Seconds until it has to have ended after SIGTERM."""
 
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -149,7 +149,7 @@ class MirrorProcess:
 
     def counters(self) -> dict[str, int]:
         """The counters by their names in `mirror.counters.EVENTS`."""
-        with _NO_PROXY.open(f"{self.origin}metrics", timeout=10) as answer:
+        with _NO_PROXY.open(f"{self.origin}metrics", timeout=60) as answer:
             text = answer.read().decode()
         return {name: int(value) for name, value in re.findall(r"^mirror_(\w+)_total (\d+)$", text, re.MULTILINE)}
 

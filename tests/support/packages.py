@@ -17,6 +17,7 @@ from functools import cached_property
 UPLOAD_TIME = "2024-01-02T03:04:05.678901Z"
 _ZIP_TIME = (2024, 1, 2, 3, 4, 6)
 _TAR_TIME = 1_704_164_645
+_PIECE = 1 << 27
 
 _BACKEND = '''\
 """A build backend that packs the folder beside it; needs nothing but the standard library."""
@@ -239,5 +240,9 @@ def _modules(escaped: str, version: str, blob: int, seed: int) -> dict[str, byte
     module = _module(escaped)
     members = {f"{module}/__init__.py": f'__version__ = "{version}"\nSEED = {seed}\n'.encode()}
     if blob:
-        members[f"{module}/blob.bin"] = random.Random(f"{escaped} {version} {seed}").randbytes(blob)
+        source = random.Random(f"{escaped} {version} {seed}")
+        # In pieces, because at most 256 MB can be asked for at a time.
+        members[f"{module}/blob.bin"] = b"".join(
+            source.randbytes(min(_PIECE, blob - at)) for at in range(0, blob, _PIECE)
+        )
     return members

@@ -51,7 +51,7 @@ class RawConnection:
     client that stops reading really stalls its server (`receive_buffer`, in bytes, makes that happen early).
     """
 
-    def __init__(self, host: str, port: int, *, timeout: float = 10.0, receive_buffer: int | None = None) -> None:
+    def __init__(self, host: str, port: int, *, timeout: float = 60.0, receive_buffer: int | None = None) -> None:
         self._address, self._timeout = (host, port), timeout
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setblocking(False)

@@ -32,8 +32,13 @@ class StoreChild:
         self._lines = line.makefile("rw", encoding="utf-8")
 
     @contextmanager
-    def ready(self, scenario: str, root: Path) -> Iterator[tuple[int, Callable[[], tuple[list[str], int]]]]:
-        """A child that waits to run `scenario`: its pid, and what lets it run and returns what it said and its status."""
+    def ready(
+        self, scenario: str, root: Path, *, hear: Callable[[str], None] = lambda _: None
+    ) -> Iterator[tuple[int, Callable[[], tuple[list[str], int]]]]:
+        """A child that waits to run `scenario`: its pid, and what lets it run and returns what it said and its status.
+
+        `hear` is told all that it says while it runs.
+        """
         self._send({"scenario": scenario, "root": str(root)})
         pid = self._receive()["pid"]
         has_run = False
@@ -45,6 +50,7 @@ class StoreChild:
             said = []
             while "status" not in (answer := self._receive()):
                 said.append(answer["said"])
+                hear(said[-1])
             return said, answer["status"]
 
         try:
@@ -73,7 +79,7 @@ def store_child() -> Iterator[StoreChild]:
             yield StoreChild(ours)
         finally:
             ours.shutdown(socket.SHUT_RDWR)
-            server.wait(timeout=20)
+            server.wait(timeout=60)
 
 
 def _serve(line: socket.socket) -> None:
@@ -163,6 +169,9 @@ async def one_adopt(root: Path, say: Say) -> None:
 async def read_while_writing(root: Path, say: Say) -> None:
     store = DirectoryStore(root, readers=2, writers=2)
     await store.start()
+    say("started")
+    while not (root / "begin").exists():
+        await asyncio.sleep(0.005)
 
     async def put() -> None:
         await store.put("local/new", version(1))

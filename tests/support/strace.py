@@ -17,7 +17,8 @@ _CALL = re.compile(r"^(\d+) +(\w+)\(", re.MULTILINE)
 def attached(pid: int, *, inject: Sequence[str] = (), trace: str = "all", log: Path | None = None) -> Iterator[None]:
     """Injects faults, as `strace -e inject=` spells them, into the process and its threads until the block ends.
 
-    Its counters (`when=`) count per thread from here on, so what the process did before does not matter.
+    Its counters (`when=`) count per thread from here on, so what the process did before does not matter. A call that
+    is being delayed goes on when the block ends.
     """
     command = ["strace", "-f", "-o", str(log or os.devnull), "-e", f"trace={trace}", "-p", str(pid)]
     for fault in inject:

@@ -7,6 +7,7 @@ import gzip
 
 import pytest
 
+from tests.support.faults import Fault
 from tests.support.packages import Project, wheel
 from tests.support.rawhttp import Ending, RawConnection, fetch
 from tests.support.upstream import ScriptedUpstream
@@ -123,13 +124,22 @@ async def test_a_content_length_that_lies_goes_out_as_it_is() -> None:
         assert (answer.ending, answer.body) == (Ending.CUT, FILE.content)
 
 
+async def stands_still(connection: RawConnection, fault: Fault) -> None:
+    """Nothing comes of the answer, which hangs by now."""
+    async with asyncio.timeout(60):
+        while not fault.hanging:
+            await asyncio.sleep(0.005)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await connection.read(1)
+
+
 async def test_hang_before_headers_until_released() -> None:
     async with ScriptedUpstream([Project("solo", (FILE,))]) as upstream:
         fault = upstream.fault("*", hang_before_headers=True)
-        async with RawConnection("127.0.0.1", upstream.ports[0], timeout=0.2) as connection:
+        async with RawConnection("127.0.0.1", upstream.ports[0]) as connection:
             await connection.request("GET", PATH)
-            with pytest.raises(TimeoutError):
-                await connection.read(1)
+            await stands_still(connection, fault)
         async with asyncio.TaskGroup() as group:
             waiting = group.create_task(fetch(upstream.origin + FILE.path))
             await upstream.wait_for(PATH, 2)
@@ -141,28 +151,46 @@ async def test_hang_before_headers_until_released() -> None:
 @pytest.mark.parametrize(("where", "expected"), [(True, FILE.size // 2), (100, 100), (0, 0)])
 async def test_hang_mid_body_until_healed(where: bool | int, expected: int) -> None:
     async with ScriptedUpstream([Project("solo", (FILE,))]) as upstream:
-        upstream.fault("*", hang_mid_body=where)
-        async with RawConnection("127.0.0.1", upstream.ports[0], timeout=0.2) as connection:
+        fault = upstream.fault("*", hang_mid_body=where)
+        async with RawConnection("127.0.0.1", upstream.ports[0]) as connection:
             await connection.request("GET", PATH)
             head = b""
             while not head.endswith(b"\r\n\r\n"):
                 head += await connection.read_exactly(1)
             assert await connection.read_exactly(expected) == FILE.content[:expected]
-            with pytest.raises(TimeoutError):
-                await connection.read(1)
+            await stands_still(connection, fault)
             upstream.heal()
             assert await connection.read_exactly(FILE.size - expected) == FILE.content[expected:]
+            assert not fault.hanging
+
+
+async def test_a_hang_is_moved_on_within_the_body() -> None:
+    async with ScriptedUpstream([Project("solo", (FILE,))]) as upstream:
+        fault = upstream.fault(PATH, hang_mid_body=100, cut_after=2000)
+        async with RawConnection("127.0.0.1", upstream.ports[0]) as connection:
+            await connection.request("GET", PATH)
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += await connection.read_exactly(1)
+            body = b""
+            for until in (100, 250, 1000):
+                fault.release(until)
+                body += await connection.read_exactly(until - len(body))
+                await stands_still(connection, fault)
+            fault.release()
+            assert body + await connection.read_to_end() == FILE.content[:2000]
 
 
 async def test_a_hang_ends_when_its_client_leaves() -> None:
     async with ScriptedUpstream([Project("solo", (FILE,))]) as upstream:
-        upstream.fault("*", hang_mid_body=100)
+        fault = upstream.fault("*", hang_mid_body=100)
         async with RawConnection("127.0.0.1", upstream.ports[0]) as connection:
             await connection.request("GET", PATH)
             await connection.read_exactly(1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not upstream.sent[PATH]:
                 await asyncio.sleep(0.01)
+        assert not fault.hanging
 
 
 @pytest.mark.parametrize("switches", [{"rate": 40_000}, {"dribble": 0.0}, {"delay": 0.01}])

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from tests.support.faults import NO_FAULT, Fault, Sender
 from tests.support.packages import Project
@@ -21,6 +21,8 @@ from tests.support.pages import MINIMAL, Style
 from tests.support.site import Request, Site
 
 _MAX_HEAD = 64 * 1024
+_PATIENCE: Final = 60.0
+"""Seconds after which what is waited for counts as never happening; a machine under load may be slow."""
 
 
 class ScriptedUpstream:
@@ -120,8 +122,8 @@ class ScriptedUpstream:
         self.requests, self.log, self.sent = Counter(), [], Counter()
 
     async def wait_for(self, path: str, count: int = 1) -> None:
-        """Returns once `path` has been asked for `count` times; `TimeoutError` after ten seconds."""
-        async with asyncio.timeout(10):
+        """Returns once `path` has been asked for `count` times; `TimeoutError` after a minute."""
+        async with asyncio.timeout(_PATIENCE):
             while self.requests[path] < count:
                 await asyncio.sleep(0.005)
 
@@ -193,11 +195,11 @@ class ThreadedUpstream(ScriptedUpstream):
 
     def start_now(self) -> None:
         """`start`, from the caller's thread."""
-        asyncio.run_coroutine_threadsafe(self.start(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self.start(), self._loop).result(_PATIENCE)
 
     def stop_now(self) -> None:
         """`stop`, from the caller's thread."""
-        asyncio.run_coroutine_threadsafe(self.stop(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self.stop(), self._loop).result(_PATIENCE)
 
 
 def _parse(head: bytes) -> Request:

@@ -111,9 +111,11 @@ async def test_trap_aborted_connection_wakes_its_writer_as_if_all_were_written()
 
 async def test_trap_a_client_that_leaves_does_not_cancel_its_handler() -> None:
     entered, go_on = asyncio.Event(), asyncio.Event()
+    requests: list[web.Request] = []
     outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def handler(request: web.Request) -> web.Response:
+        requests.append(request)
         entered.set()
         try:
             await go_on.wait()
@@ -128,7 +130,8 @@ async def test_trap_a_client_that_leaves_does_not_cancel_its_handler() -> None:
             await connection.request("GET", "/x")
             await entered.wait()
             connection.abort()
-        await asyncio.sleep(0.05)  # long enough for the server to hear of it
+        while requests[0].transport is not None:  # until the server has heard of it
+            await asyncio.sleep(0.001)
         go_on.set()
         assert await outcome == "ran to its end"
 
@@ -146,7 +149,8 @@ async def test_trap_half_a_head_is_waited_for_without_end() -> None:
     async def handler(request: web.Request) -> web.Response:
         return web.Response()
 
-    async with serving_app(app_of(handler)) as port, RawConnection("127.0.0.1", port, timeout=1.0) as connection:
+    async with serving_app(app_of(handler)) as port, RawConnection("127.0.0.1", port) as connection:
         await connection.send(b"GET /x HTTP/1.1\r\nHost: x\r\n")
         with pytest.raises(TimeoutError):
-            await connection.read()
+            async with asyncio.timeout(1):
+                await connection.read()
