@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: run test test-ceph lint types imports audit lock docs bench tools clean
+.PHONY: run test test-ceph lint types imports audit lock docs bench bench-s3 tools clean
 
 run: $(VENV)/run.ok
 	@$(BIN)/mirror serve $(ARGS)
@@ -37,6 +37,9 @@ audit: $(VENV)/dev.ok
 
 bench: $(VENV)/dev.ok
 	@$(BIN)/python -m benchmarks.cold $(ARGS)
+
+bench-s3: $(VENV)/dev.ok
+	@$(BIN)/python -m benchmarks.s3 $(ARGS)
 
 # After a change of dependencies. The files hold hashes and no addresses.
 COMPILE := $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11
