@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from mirror.adapters.archive_cache_folder import ArchiveFolder, Claim
+from mirror.adapters.archive_cache_owed import Spoilt
 from mirror.adapters.archive_cache_room import NoRoom
 from mirror.adapters.breaker import Breaker
 from mirror.adapters.cache_folder import MOUNTS
@@ -124,7 +125,8 @@ class DiskArchiveCache:
         return await self._in_time(self._submit(self._folder.owed), [])
 
     async def lend(self, key: str) -> Path | None:
-        return await self._in_time(self._submit(self._folder.lend, checked_key(key)), None)
+        claim = Claim()
+        return await self._in_time(self._submit(self._folder.lend, checked_key(key), claim), None, claim)
 
     async def settled(self, key: str) -> None:
         await self._in_time(self._submit(self._folder.settled, checked_key(key)), None)
@@ -156,12 +158,16 @@ class DiskArchiveCache:
         job.add_done_callback(self._ended)
         return job
 
-    async def _in_time(self, job: asyncio.Future[_T] | None, otherwise: _T) -> _T:
+    async def _in_time(self, job: asyncio.Future[_T] | None, otherwise: _T, claim: Claim | None = None) -> _T:
+        """`claim` tells of the progress of a job that may take longer."""
         if job is None:
             return otherwise
-        if not await self._writers.wait(job, _WRITE_PATIENCE * self._patience):
-            self._failed(overdue())
-            return otherwise
+        progress = 0
+        while not await self._writers.wait(job, _WRITE_PATIENCE * self._patience):
+            if claim is None or claim.progress == progress:
+                self._failed(overdue())
+                return otherwise
+            progress = claim.progress
         return job.result() if job.exception() is None else otherwise
 
     def _prepared(self, job: asyncio.Future[None]) -> None:
@@ -178,6 +184,9 @@ class DiskArchiveCache:
         elif isinstance(error, NoRoom | FileNotFoundError):
             # Nothing is wrong with the disk, so what is there stays in service.
             self._trouble.failed(error)
+            self._breaker.abandoned()
+        elif isinstance(error, Spoilt):
+            self._trouble.damaged(error)
             self._breaker.abandoned()
         else:
             self._failed(error)

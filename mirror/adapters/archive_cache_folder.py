@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from mirror.adapters.archive_cache_files import NOT_THERE, copy, facts_of, folder_of, link_or_create, remove
-from mirror.adapters.archive_cache_owed import Owed
+from mirror.adapters.archive_cache_owed import Owed, Spoilt
 from mirror.adapters.archive_cache_room import (
     ARCHIVES,
     Ledger,
@@ -120,7 +120,7 @@ class ArchiveFolder:
             target, name = temporary
             placed = is_owed = False
             try:
-                self._fill(source, target, facts.st_size, owed, claim)
+                self._fill(source, target, facts.st_size, key if owed else None, claim)
                 if owed:
                     is_owed = True
                     self._owed.add(root, key, name)
@@ -136,8 +136,14 @@ class ArchiveFolder:
     def owed(self) -> list[str]:
         return self._owed.keys()
 
-    def lend(self, key: str) -> Path | None:
-        return self._owed.lend(key)
+    def lend(self, key: str, claim: Claim) -> Path | None:
+        """What is `Spoilt` is not kept either."""
+        try:
+            return self._owed.lend(key, claim.moved)
+        except Spoilt:
+            self.forget(key)
+            self.settled(key)
+            raise
 
     def settled(self, key: str) -> None:
         self._owed.remove(self._root.open(), key)
@@ -183,9 +189,12 @@ class ArchiveFolder:
         ledger.begin(look_through(root).held, self._size)
         self._was_known = True
 
-    def _fill(self, source: FileIO, target: FileIO | None, size: int, owed: bool, claim: Claim) -> None:
+    def _fill(self, source: FileIO, target: FileIO | None, size: int, owed: str | None, claim: Claim) -> None:
+        """`owed`: the key, where the store lacks it."""
         now = self._clock.now()
         if target is None:
+            if owed:
+                self._owed.seal(owed, source, source, claim.moved)
             # Volumes without modes (CIFS, some FUSE) refuse this; the mode is a guard rail, no more.
             with contextlib.suppress(PermissionError):
                 os.fchmod(source.fileno(), READ_ONLY)
@@ -195,6 +204,8 @@ class ArchiveFolder:
             return
         with target:
             copy(source, target, size, claim.moved)
+            if owed:
+                self._owed.seal(owed, source, target, claim.moved)
             os.utime(target.fileno(), (now, now))
             if owed:
                 os.fsync(target.fileno())

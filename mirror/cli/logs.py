@@ -27,6 +27,8 @@ MAX_ITEMS: Final = 32
 MAX_LINE: Final = 32_768
 """Characters of a line; one that would be longer keeps only the fields in `_ESSENTIAL`."""
 
+_TELL_SECRETS: Final = ("botocore", "aiobotocore")
+"""Libraries that log whole requests and answers at the level `debug`: signatures, session tokens, credentials."""
 _MAX_DEPTH = 3
 _ESSENTIAL = ("timestamp", "level", "event", "logger", "request_id")
 _LONGEST_LOOKED_AT = 65_536
@@ -55,6 +57,8 @@ def configure_logging(log_format: Literal["auto", "text", "json"], level: str) -
     root = logging.getLogger()
     root.handlers[:] = [_ToStructlog()]
     root.setLevel(threshold)
+    for name in _TELL_SECRETS:
+        logging.getLogger(name).setLevel(max(threshold, logging.INFO))
     logging.captureWarnings(capture=True)
 
 

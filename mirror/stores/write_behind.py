@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from mirror.stores.keys import Kind, kind_of
 from mirror.stores.presence import holds
 from mirror.stores.rounds import heard
 from mirror.stores.turns import Turns
+
+_SLACK: Final = 1.0
+"""Seconds by which the times of files and objects may be coarse."""
 
 log = structlog.get_logger()
 
@@ -214,7 +218,10 @@ class WriteBehind:
         """False if the file is gone. Raises `StoreFailure` where it is to be tried again."""
         path = await self._archives.lend(key)
         if path is not None:
-            await self._remote.adopt(key, path)
+            if kind_of(key) is Kind.LIST and await self._is_superseded(key, path):
+                log.info("list not uploaded, the store has been given a newer one", key=key)
+            else:
+                await self._remote.adopt(key, path)
             return True
         if await holds(self._remote, key):
             return True  # another worker on this folder has paid it
@@ -223,6 +230,14 @@ class WriteBehind:
             return False
         held.close()
         raise StoreFailure("write", key, "the cache cannot give it out now")
+
+    async def _is_superseded(self, key: str, path: Path) -> bool:
+        """Whether another replica has written what may be replaced since this one came; it is asked for anew anyway."""
+        kept = await asyncio.to_thread(_modified, path)
+        async for found in self._remote.list(key):
+            if found.key == key:
+                return found.modified > kept + _SLACK
+        return False
 
     def _failed(self, debt: Debt, why: str) -> None:
         self._counters.count("store_failures")
@@ -269,3 +284,10 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size
     except OSError:
         return None  # whoever is given it next says why
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return math.inf  # likewise

@@ -8,6 +8,7 @@ import itertools
 import os
 import shutil
 import stat
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from mirror.counters import Counters
 from mirror.errors import StartError
 from mirror.testing import MovableClock
 from tests.support.descriptors import open_files
+from tests.support.needs import missing
 from tests.support.objects import body_of, number_of, version
 
 MIB = 1 << 20
@@ -77,6 +79,24 @@ def on_disk(root: Path) -> int:
                 facts = os.lstat(os.path.join(folder, name))
                 files[facts.st_ino] = facts.st_blocks * 512
     return sum(files.values())
+
+
+def on_another_disk(path: Path) -> Path:
+    """The file moved to where it cannot be linked from."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == path.stat().st_dev:
+        missing("a second file system at /dev/shm")
+    handle, name = tempfile.mkstemp(dir=memory)
+    os.close(handle)
+    return Path(shutil.move(path, name))
+
+
+def needs_attributes(path: Path) -> None:
+    """Skips unless the file system of `path` has extended attributes."""
+    try:
+        os.listxattr(path)
+    except OSError:
+        missing("extended attributes of files")
 
 
 def key(number: int) -> str:
@@ -187,6 +207,40 @@ async def test_what_is_owed_is_not_evicted_and_counts(root: Path, file: Make, co
         assert await cache.adopt(key(99), last)
         assert await cache.owed() == []
         assert counters["cache_evicted"] > 0
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("copied", [False, True])
+async def test_l07_what_has_changed_on_disk_is_not_given_to_the_store(
+    root: Path, file: Make, counters: Counters, restarted: bool, copied: bool
+) -> None:
+    body = version(1)
+    source = file(body)
+    if copied:
+        source = on_another_disk(source)
+    async with opened(root, counters) as cache:
+        assert await cache.adopt(key(1), source, owed=True)
+        sound = await cache.lend(key(1))
+        assert sound is not None
+        assert sound.read_bytes() == body
+        if restarted:
+            needs_attributes(sound)
+        sound.chmod(0o600)
+        with sound.open("r+b") as damaged:
+            damaged.seek(len(body) // 2)
+            damaged.write(bytes([body[len(body) // 2] ^ 1]))
+        if not restarted:
+            assert await cache.lend(key(1)) is None
+            assert await cache.open(key(1)) is None
+    async with opened(root, counters) as cache:
+        assert await cache.lend(key(1)) is None
+        assert await cache.open(key(1)) is None
+        assert await cache.owed() == []
+        assert await cache.size() == 0
+        assert await cache.adopt(key(1), file(body), owed=True)
+        assert await cache.lend(key(1)) is not None
+    assert counters["cache_damaged"] == 1
+    assert counters["cache_failures"] == 0
 
 
 async def test_what_is_owed_and_forgotten_still_takes_room_until_it_is_settled(root: Path, file: Make) -> None:

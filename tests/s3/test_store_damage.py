@@ -9,6 +9,7 @@ from typing import Any
 
 from mirror.verify import HOLD_BACK
 from tests.faults.scene import eventually, eventually_async
+from tests.s3.disks import copies
 from tests.s3.scene import Bucket, Replica
 from tests.support.packages import Archive
 
@@ -141,6 +142,25 @@ async def test_s06_a_damaged_page_is_fetched_anew(bucket: Bucket) -> None:
     await bucket.holds_page("paged")
     assert bucket.body(key) != damaged
     assert [bucket.body(cell) for cell in bucket.keys("quarantine/")] == [damaged]
+
+
+async def test_l07_what_changed_on_disk_before_its_upload_never_reaches_the_bucket(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    replica = bucket.replica(dist_cache_dir=tmp_path, cache_free_space=0, **ALONE)
+    archive = replica.publish("rotten", LARGE)
+    bucket.proxy.fault("files/*", method="PUT", error="SlowDown")
+    async with replica.counting(store_writes_deferred=1):
+        await replica.get_whole(archive)
+    copy, debt = copies(tmp_path, archive)
+    assert copy.samefile(debt)
+    copy.chmod(0o600)
+    copy.write_bytes(flipped(archive.content, 500_000))
+    async with replica.counting(cache_damaged=1, store_writes_dropped=1, store_writes_caught_up=0):
+        bucket.proxy.heal()
+    assert not bucket.keys("files/")
+    assert await replica.source_of(archive) == "MISS upstream"
+    await bucket.holds(archive)
 
 
 async def test_s15_an_object_that_was_deleted_is_fetched_and_stored_again(bucket: Bucket) -> None:

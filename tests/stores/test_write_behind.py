@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -428,12 +429,30 @@ async def test_the_list_of_projects_is_kept_here_only_while_the_store_lacks_it(
     await adopt(replica, spool, LIST, b"a\nb\n")
     assert replica.counters["store_failures"] >= 1
     assert await body_of(await replica.store.open(LIST)) == b"a\nb\n"
+    await replica.store.tried(LIST)
     remote.writes = remote.reads = True
     clock.advance(QUICK.longest_pause)
     await eventually(lambda: replica.counters["store_writes_caught_up"] == 1)
     assert await in_store(remote, LIST) == b"a\nb\n"
     await remote.inner.put(LIST, b"by another replica\n")
     assert await body_of(await replica.store.open(LIST)) == b"by another replica\n"
+
+
+async def test_an_owed_list_is_not_uploaded_over_a_newer_one_of_another_replica(
+    remote: ScriptedRemote, clock: MovableClock, replica: Replica, spool: Path
+) -> None:
+    remote.writes = remote.reads = False
+    await adopt(replica, spool, LIST, b"a\n")
+    await eventually(lambda: replica.counters["store_writes_deferred"] == 1)
+    kept = replica.disk.debt(LIST)
+    os.utime(kept, (kept.stat().st_mtime - 60,) * 2)  # it is a minute old
+    await remote.inner.put(LIST, b"a\nb\n")
+    remote.writes = remote.reads = True
+    clock.advance(QUICK.longest_pause)
+    await eventually(lambda: replica.counters["store_writes_caught_up"] == 1)
+    assert await in_store(remote, LIST) == b"a\nb\n"
+    assert await body_of(await replica.store.open(LIST)) == b"a\nb\n"
+    assert await replica.disk.owed() == []
 
 
 async def test_a_list_that_a_crash_left_in_the_cache_does_not_hide_the_store_s(
