@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from aiohttp import web
@@ -47,6 +47,8 @@ class Mirror:
     store: Store
     upstream: HttpUpstream
     clock: Clock
+    store_facts: Callable[[], Mapping[str, Any]]
+    """What the store was seen to be capable of."""
 
 
 @asynccontextmanager
@@ -78,7 +80,7 @@ async def running(config: Config, clock: Clock | None = None) -> AsyncIterator[M
         )
         stack.callback(repository.close)
         try:
-            yield Mirror(repository, counters, tasks, kept.store, upstream, clock)
+            yield Mirror(repository, counters, tasks, kept.store, upstream, clock, kept.facts)
         finally:
             kept.stop()
             dropped = await tasks.drain(config.drain_timeout)
@@ -127,6 +129,7 @@ def application(mirror: Mirror, config: Config, *, draining: Callable[[], bool] 
         instance=mirror.upstream.instance,
         check_store=mirror.store.check,
         upstream_states=lambda: {mirror.upstream.name: mirror.upstream.state()},
+        store_facts=mirror.store_facts,
         draining=draining,
         public_url=config.public_url,
         page_memory=config.page_cache // 2,

@@ -7,12 +7,12 @@ import importlib
 import re
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import xxhash
@@ -49,6 +49,8 @@ class Storage:
     presigner: Presigner | None = None
     sink: Sink | None = None
     leases: Leases | None = None
+    facts: Callable[[], Mapping[str, Any]] = dict
+    """What the store was seen to be capable of, where that differs from store to store."""
     stops: list[Callable[[], None]] = field(default_factory=list)
 
     def stop(self) -> None:
@@ -137,6 +139,7 @@ async def _before_s3(
         presigner=remote if config.redirect_networks else None,
         sink=cached,
         leases=leases,
+        facts=remote.capabilities,
         stops=[cached.stop, leases.stop],
     )
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mirror.counters import Counters
+from mirror.errors import StoreFailure
 from mirror.fill.download import Fill, Keep
 from mirror.fill.sources import Place, Sources
 from mirror.fill.tools import Tools
-from mirror.errors import StoreFailure
 from mirror.flight import Tasks
 from mirror.model import ByteStream, File
 from mirror.ports import Upstream

@@ -67,7 +67,13 @@ class _Site:
         self._files = Files(services.repository, self._sender, services.redirect_networks)
         self._legacy = LegacyJson(services.repository, services.public_url)
         self._provenance = Provenance(services.repository, self._files)
-        self._health = Health(services.clock, services.check_store, services.upstream_states, services.draining)
+        self._health = Health(
+            services.clock,
+            services.check_store,
+            services.upstream_states,
+            services.draining,
+            services.store_facts,
+        )
 
     @web.middleware
     async def oversee(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -34,9 +34,11 @@ class Health:
         check_store: Callable[[], Awaitable[None]],
         upstream_states: Callable[[], Mapping[str, str]],
         draining: Callable[[], bool],
+        store_facts: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
+        """`store_facts`: what the store was seen to be capable of, if that differs from store to store."""
         self._clock, self._check_store, self._draining = clock, check_store, draining
-        self._upstream_states = upstream_states
+        self._upstream_states, self._store_facts = upstream_states, store_facts
         self._checked_at: float | None = None
         self._trouble: str | None = None
         self._checking = asyncio.Lock()
@@ -50,14 +52,14 @@ class Health:
         if self._draining():
             return _json(HTTPStatus.SERVICE_UNAVAILABLE, {"status": "draining"})
         trouble = await self._store_trouble()
-        return _json(
-            HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK,
-            {
-                "status": "unready" if trouble else "ready",
-                "store": trouble or "usable",
-                "upstreams": dict(self._upstream_states()),
-            },
-        )
+        told: dict[str, Any] = {
+            "status": "unready" if trouble else "ready",
+            "store": trouble or "usable",
+            "upstreams": dict(self._upstream_states()),
+        }
+        if facts := self._store_facts():
+            told["store_can"] = dict(facts)
+        return _json(HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK, told)
 
     async def _store_trouble(self) -> str | None:
         async with self._checking:

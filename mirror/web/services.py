@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
+from typing import Any
 
 from mirror.counters import Counters
 from mirror.flight import Tasks
@@ -25,6 +26,8 @@ class Services:
     """Raises `StoreFailure` if the store is unusable."""
     upstream_states: Callable[[], Mapping[str, str]] = dict
     """By name of upstream, one word on what was last seen of it."""
+    store_facts: Callable[[], Mapping[str, Any]] = dict
+    """What the store was seen to be capable of, for readiness."""
     draining: Callable[[], bool] = lambda: False
     """True once the process has been told to end."""
     public_url: str | None = None
