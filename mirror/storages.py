@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import re
 import secrets
 import socket
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 _OWED_PART: Final = 4
 """What the store still lacks may fill one part in so many of the archive cache."""
+_LAST_RECORD: Final = 5.0
+"""Seconds that the last record of use may take: a store that does not answer shall not hold up the end."""
 
 log = structlog.get_logger()
 
@@ -80,9 +83,18 @@ async def storage(config: Config, clock: Clock, tasks: Tasks, counters: Counters
         if made.presigner is not None:
             made.presigner = RecordingPresigner(made.presigner, access)
         made.stops.append(access.stop)
-        stack.push_async_callback(access.flush)
+        stack.push_async_callback(_flush_last, access, counters)
         access.start()
         yield made
+
+
+async def _flush_last(access: AccessLog, counters: Counters) -> None:
+    try:
+        async with asyncio.timeout(_LAST_RECORD):
+            await access.flush()
+    except TimeoutError:
+        counters.count("access_failures")
+        log.error("use not recorded", reason="the store has not answered before the end")
 
 
 def _store(config: Config, clock: Clock, counters: Counters) -> DirectoryStore | S3Store:
@@ -146,7 +158,8 @@ async def _before_s3(
 
 def _of_bucket(folder: Path, config: Config) -> Path:
     """The part of a cache folder for this bucket: what one bucket holds or lacks says nothing of another."""
-    place = f"{config.s3_endpoint_url or ''} {config.s3_bucket} {config.s3_prefix}"
+    named = config.s3_endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    place = f"{named or ''} {config.s3_bucket} {config.s3_prefix}"
     return folder / f"{config.s3_bucket}-{xxhash.xxh3_64_hexdigest(place.encode())}"
 
 

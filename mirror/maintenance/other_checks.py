@@ -85,7 +85,8 @@ class OtherChecks:
             names = await self._store.open(key, Span(0, facts.stop - 1))
             if names is None:
                 return None
-            self._account.bytes_read += await pour(key, names, digest.update)
+            count = await pour(key, names, digest.update)
+            self._account.bytes_read += count  # in one step: others add to it meanwhile
         return None if digest.hexdigest() == facts.revision else damaged
 
     async def hosted(self) -> AsyncGenerator[Finding, None]:
@@ -137,7 +138,8 @@ class OtherChecks:
         if content is None:
             return None
         proof = Proof([File(filename=key.rpartition("/")[2], url="", path=key, hashes=record.hashes, size=record.size)])
-        self._account.bytes_read += await pour(key, content, proof.update)
+        count = await pour(key, content, proof.update)
+        self._account.bytes_read += count  # in one step: others add to it meanwhile
         self._account.unproven += not proof.proves
         try:
             proof.finish()

@@ -147,7 +147,8 @@ class ProjectCheck:
             if content is None:
                 return None  # deleted or quarantined since it was listed
             proof = Proof(files)
-            self.account.bytes_read += await pour(key, content, proof.update)
+            count = await pour(key, content, proof.update)
+            self.account.bytes_read += count  # in one step: others add to it meanwhile
         self.account.unproven += not proof.proves
         try:
             proof.finish()

@@ -17,9 +17,10 @@ class MemorySpools:
         self._lock = threading.Lock()
 
     def create(self, expected: int | None) -> MemorySpool:
-        if (expected or 0) > self._limit - self._used:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return MemorySpool(self)
+        # At once, or of many downloads that begin together each would find room, and none enough.
+        reserved = expected or 0
+        self.take(reserved)
+        return MemorySpool(self, reserved)
 
     def take(self, count: int) -> None:
         """Reserves `count` bytes or raises `OSError`."""
@@ -37,14 +38,17 @@ class MemorySpools:
 class MemorySpool:
     """One spool in memory."""
 
-    def __init__(self, owner: MemorySpools) -> None:
-        self._owner = owner
+    def __init__(self, owner: MemorySpools, reserved: int) -> None:
+        self._owner, self._reserved = owner, reserved
         self.path: Path | None = None
         self._bytes = bytearray()
         self.size = 0
 
     def append(self, pieces: list[bytes]) -> None:
-        self._owner.take(sum(map(len, pieces)))
+        lacking = self.size + sum(map(len, pieces)) - self._reserved
+        if lacking > 0:
+            self._owner.take(lacking)
+            self._reserved += lacking
         for piece in pieces:
             self._bytes += piece
         self.size = len(self._bytes)
@@ -60,6 +64,7 @@ class MemorySpool:
         """Memory has no name to remove."""
 
     def close(self) -> None:
-        self._owner.give_back(len(self._bytes))
+        self._owner.give_back(self._reserved)
+        self._reserved = 0
         self._bytes = bytearray()
         self.size = 0

@@ -209,6 +209,19 @@ async def test_what_is_owed_is_not_evicted_and_counts(root: Path, file: Make, co
         assert counters["cache_evicted"] > 0
 
 
+@pytest.mark.parametrize("owed", [False, True])
+async def test_a_file_that_has_just_been_written_is_known_again_by_its_time(root: Path, file: Make, owed: bool) -> None:
+    path = file(b"body")
+    written = path.stat()
+    async with opened(root, clock=MovableClock(written.st_mtime + 1)) as cache:
+        assert await cache.adopt(key(1), path, owed=owed)
+        content = await cache.open(key(1))
+        assert content is not None
+        kept = os.fstat(content.handle.fileno())
+        content.close()
+    assert (kept.st_ino, kept.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+
+
 @pytest.mark.parametrize("restarted", [False, True])
 @pytest.mark.parametrize("copied", [False, True])
 async def test_l07_what_has_changed_on_disk_is_not_given_to_the_store(

@@ -177,6 +177,16 @@ async def test_memory_spool_takes_all_or_nothing() -> None:
     spools.create(10).close()
 
 
+async def test_memory_that_is_promised_to_one_download_is_not_promised_to_another(upstream: ScriptedUpstream) -> None:
+    downloads = Downloads(upstream, MemorySpools(2 * LARGE))
+    bodies = {f"p-{n}.tar.gz": content(LARGE, seed=n) for n in range(6)}
+    files = [file_of(upstream, body, name) for name, body in bodies.items()]
+    assert await asyncio.gather(*(downloads.whole(f) for f in files)) == list(bodies.values())
+    await downloads.ended()
+    downloads.fills.close()
+    assert upstream.spans == [WHOLE] * 6, "none was begun twice"
+
+
 async def test_l6_a_spool_folder_removed_under_foot_is_made_anew(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     async with disk(tmp_path / "spool") as inner:
         downloads = Downloads(upstream, inner)

@@ -60,6 +60,7 @@ async def test_a_sound_store_is_sound_and_not_changed(tmp_path: Path) -> None:
         assert found == {}
         assert account.sound
         assert (account.projects, account.objects, account.unproven) == (len(PROJECTS), len(keys), 0)
+        assert account.bytes_read == sum((tmp_path / key).stat().st_size for key in keys if key.startswith("files/"))
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
