@@ -25,8 +25,8 @@ from benchmarks.harness import BenchmarkError, Load, Recipe, Server, Worker, mir
 from benchmarks.load import Job
 from benchmarks.report import Comparison, Figure, Unit, facts, table
 from benchmarks.upstream import Hello, Published, PublishWheel, Withdraw
-from mirror.adapters.s3_options import S3Options
-from mirror.adapters.s3_store import S3Store
+from mirror.adapters.s3.options import S3Options
+from mirror.adapters.s3.store import S3Store
 from mirror.adapters.system_clock import SystemClock
 from mirror.counters import Counters
 from tests.support.s3.services import Rclone

@@ -13,8 +13,8 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 
-from mirror.adapters.http_options import UpstreamOptions
-from mirror.adapters.http_upstream import HttpUpstream
+from mirror.adapters.http.options import UpstreamOptions
+from mirror.adapters.http.upstream import HttpUpstream
 from mirror.adapters.system_clock import SystemClock
 from mirror.config import Config
 from mirror.counters import Counters

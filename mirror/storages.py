@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 import xxhash
 
-from mirror.adapters.archive_cache import DiskArchiveCache
-from mirror.adapters.directory_store import DirectoryStore
+from mirror.adapters.caches.archives import DiskArchiveCache
+from mirror.adapters.directory.store import DirectoryStore
 from mirror.adapters.memory_store import MemoryStore
 from mirror.config import Config
 from mirror.counters import Counters
@@ -32,8 +32,8 @@ from mirror.stores.cached import CachedStore
 from mirror.stores.leases import Leases as SharedLeases
 
 if TYPE_CHECKING:
-    from mirror.adapters.s3_options import S3Options
-    from mirror.adapters.s3_store import S3Store
+    from mirror.adapters.s3.options import S3Options
+    from mirror.adapters.s3.store import S3Store
 
 _OWED_PART: Final = 4
 """What the store still lacks may fill one part in so many of the archive cache."""
@@ -102,7 +102,7 @@ def _store(config: Config, clock: Clock, counters: Counters) -> DirectoryStore |
         case "directory":
             return DirectoryStore(config.data_dir)
         case _:
-            made: S3Store = s3_module("s3_store").S3Store(s3_options(config), counters, clock)
+            made: S3Store = s3_module("store").S3Store(s3_options(config), counters, clock)
             return made
 
 
@@ -166,7 +166,7 @@ def _of_bucket(folder: Path, config: Config) -> Path:
 async def _record_cache(config: Config, clock: Clock, counters: Counters, stack: AsyncExitStack) -> RecordCache | None:
     if config.metadata_cache_dir is None:
         return None
-    module = _optional("mirror.adapters.record_cache", "cache", "metadata-cache-dir")
+    module = _optional("mirror.adapters.caches.records", "cache", "metadata-cache-dir")
     cache = module.DiskRecordCache(
         _of_bucket(config.metadata_cache_dir, config),
         size=config.metadata_cache_size,
@@ -216,7 +216,7 @@ async def _put_away(spools: DiskSpools) -> None:
 
 def s3_options(config: Config) -> S3Options:
     """What the store in a bucket is made with. Raises `StartError` without the packages for it."""
-    options = s3_module("s3_options").S3Options
+    options = s3_module("options").S3Options
     values = {each.name: getattr(config, f"s3_{each.name}", None) for each in fields(options)}
     made: S3Options = options(**{name: value for name, value in values.items() if value is not None})
     return made
@@ -224,7 +224,7 @@ def s3_options(config: Config) -> S3Options:
 
 def s3_module(name: str) -> ModuleType:
     """A module of the S3 adapter. Raises `StartError` without the packages for it."""
-    return _optional(f"mirror.adapters.{name}", "s3", "storage = s3")
+    return _optional(f"mirror.adapters.s3.{name}", "s3", "storage = s3")
 
 
 def _replica_name() -> str:

@@ -33,7 +33,7 @@ def command(given: Given, *, as_json: bool) -> int:
         facts: dict[str, Any] = {"store": str(place)}
         lines = []
         if place.folder is None:
-            prepared = await s3_module("s3_init").prepare_bucket(s3_options(place.config))
+            prepared = await s3_module("init").prepare_bucket(s3_options(place.config))
             facts |= {"bucket_created": prepared.created, "lifecycle": prepared.lifecycle}
             lines.append("The bucket was created." if prepared.created else "The bucket is there.")
             lines.append(f"The rule for broken uploads: {prepared.lifecycle}.")

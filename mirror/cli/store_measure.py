@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from mirror.adapters.archive_cache_room import OWED
+from mirror.adapters.caches.archive_room import OWED
 from mirror.cli.options import Given, with_settings_named
 from mirror.cli.store_places import Place, configured, opened
 from mirror.cli.store_session import SETTINGS, Document, Progress, Session, human, progress_line, run

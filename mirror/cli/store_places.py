@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from mirror.adapters.directory_store import DirectoryStore
+from mirror.adapters.directory.store import DirectoryStore
 from mirror.adapters.store_layout import LAYOUT_FILE
 from mirror.config import Config
 from mirror.counters import Counters
@@ -87,7 +87,7 @@ async def opened(place: Place, counters: Counters, clock: Clock, *, create: bool
     """The store, started. Without `create` it has to be there. Raises `StartError`, `ConfigError`."""
     store: Any
     if place.folder is None:
-        store = s3_module("s3_store").S3Store(s3_options(place.config), counters, clock)
+        store = s3_module("store").S3Store(s3_options(place.config), counters, clock)
     else:
         if not create and not await asyncio.to_thread((place.folder / LAYOUT_FILE).exists):
             raise StartError(f"{place.folder} holds no store of this mirror; `mirror store init` makes one.")

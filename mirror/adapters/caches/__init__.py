@@ -1,0 +1,1 @@
+"""The caches on local disk: records on diskcache, archives in a plain folder."""

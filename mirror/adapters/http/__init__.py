@@ -1,0 +1,1 @@
+"""Upstream over HTTP: asked politely, answered by strangers."""
