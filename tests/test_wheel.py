@@ -496,6 +496,21 @@ TGZ = gzip.compress(TAR)
         (gzip.compress(_patched(TAR, 0, b"X")), "wrong checksum"),
         (gzip.compress(_patched(TAR, 148, b"9")), "header in it is damaged"),
     ],
+    ids=[
+        "empty",
+        "text",
+        "not compressed",
+        "last byte missing",
+        "half",
+        "another checksum",
+        "a byte more",
+        "twice",
+        "inner end in a body",
+        "inner end in a header",
+        "nothing inside",
+        "inner name changed",
+        "inner checksum changed",
+    ],
 )
 def test_i2_damaged_source_archives(content: bytes, why: str) -> None:
     with pytest.raises(UnreadableArchive, match=why):

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from mirror.adapters.s3_options import S3Options
-from mirror.adapters.s3_store import S3Store
+from mirror.adapters.s3.options import S3Options
+from mirror.adapters.s3.store import S3Store
 from mirror.counters import Counters
 from mirror.testing import MovableClock
 from tests.support.s3.proxy import FaultProxy

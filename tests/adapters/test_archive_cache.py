@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from mirror.adapters.archive_cache import DiskArchiveCache
-from mirror.adapters.archive_cache_folder import ArchiveFolder, Claim
-from mirror.adapters.cache_folder import MOUNTS
+from mirror.adapters.caches.archive_folder import ArchiveFolder, Claim
+from mirror.adapters.caches.archives import DiskArchiveCache
+from mirror.adapters.caches.folder import MOUNTS
 from mirror.counters import Counters
 from mirror.errors import StartError
 from mirror.testing import MovableClock

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from mirror.adapters.destinations import (
+from mirror.adapters.http.destinations import (
     Destinations,
     ForbiddenAddress,
     ForbiddenUrl,

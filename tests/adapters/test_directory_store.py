@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.adapters.directory_store import DirectoryStore
+from mirror.adapters.directory.store import DirectoryStore
 from mirror.errors import StartError, StoreFailure
 from mirror.names import archive_key, project_name
 from tests.support.objects import body_of, keys_of, number_of, version

@@ -7,8 +7,8 @@ from email.utils import formatdate
 import pytest
 from multidict import CIMultiDict
 
-from mirror.adapters import http_headers
-from mirror.adapters.http_headers import ContentRange
+from mirror.adapters.http import headers as http_headers
+from mirror.adapters.http.headers import ContentRange
 from mirror.model import Span, Validator
 
 NOW = 1_700_000_000.0

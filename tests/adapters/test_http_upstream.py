@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.adapters.http_options import UpstreamOptions
+from mirror.adapters.http.options import UpstreamOptions
 from mirror.errors import ConfigError, NoSuchFile, NoSuchProject, StartError, UnsatisfiableSpan, UpstreamMisbehaved
 from mirror.model import NO_VALIDATOR, NotModified, PageDocument, Span, UpstreamStream, Validator
 from mirror.names import project_name

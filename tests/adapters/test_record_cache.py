@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from mirror.adapters.record_cache import DiskRecordCache
-from mirror.adapters.record_cache_disk import Damaged, SafeDisk, sealed, unsealed
+from mirror.adapters.caches.record_disk import Damaged, SafeDisk, sealed, unsealed
+from mirror.adapters.caches.records import DiskRecordCache
 from mirror.counters import Counters
 from mirror.errors import StartError
 from mirror.testing import MovableClock

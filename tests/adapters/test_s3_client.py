@@ -18,9 +18,9 @@ import trustme
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from mirror.adapters.s3_client import S3Client
-from mirror.adapters.s3_options import S3Options
-from mirror.adapters.s3_store import S3Store
+from mirror.adapters.s3.client import S3Client
+from mirror.adapters.s3.options import S3Options
+from mirror.adapters.s3.store import S3Store
 from mirror.adapters.system_clock import SystemClock
 from mirror.counters import Counters
 from mirror.errors import StartError, StoreFailure

@@ -12,7 +12,7 @@ from botocore.credentials import Credentials, ReadOnlyCredentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirror.adapters.s3_signing import QuerySigner
+from mirror.adapters.s3.signing import QuerySigner
 
 NOW = 1_700_000_000.0
 BASES = [

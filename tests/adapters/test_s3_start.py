@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from mirror.adapters.s3_store import S3Store
+from mirror.adapters.s3.store import S3Store
 from mirror.adapters.system_clock import SystemClock
 from mirror.counters import Counters
 from mirror.errors import ConfigError, StartError, StoreFailure

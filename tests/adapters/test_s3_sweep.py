@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mirror.adapters.s3_store import S3Store
+from mirror.adapters.s3.store import S3Store
 from mirror.adapters.system_clock import SystemClock
 from mirror.counters import Counters
 from tests.adapters.s3_scene import options_for

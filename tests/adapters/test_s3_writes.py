@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mirror.adapters.s3_calls import Calls
-from mirror.adapters.s3_client import S3Client
-from mirror.adapters.s3_requests import Requests
-from mirror.adapters.s3_writes import Writes
+from mirror.adapters.s3.calls import Calls
+from mirror.adapters.s3.client import S3Client
+from mirror.adapters.s3.requests import Requests
+from mirror.adapters.s3.writes import Writes
 from mirror.counters import Counters
 from mirror.errors import IntegrityError, StoreFailure
 from mirror.flight import Tasks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mirror.adapters.urls import as_sent, redact_url
+from mirror.adapters.http.urls import as_sent, redact_url
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_one_replica_fills_and_another_installs_without_upstream(
         outcome = client.install(new_workspace(b.mirror.url), "alpha")
         assert (outcome.code, outcome.installed) == (0, outcome.installed | LOCKED), outcome
     b.mirror.terminate()
-    kept = bucket.keys()
+    kept = bucket.stored_keys()
     assert not [key for key in kept if not DOCUMENTED.fullmatch(key)]
     assert {key.split("/")[0] for key in kept} == {"layout.json", "files", "meta", "access"}
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -45,6 +45,9 @@ UNSAFE_KEYS = [
 
 class StoreContract:
     """Subclasses override the three fixtures that raise."""
+
+    examples: ClassVar[int] = 15
+    """How many runs of twenty steps the store is compared with a dict in."""
 
     @pytest.fixture
     def make_store(self) -> Callable[[], Awaitable[Store]]:
@@ -383,7 +386,7 @@ class StoreContract:
         run_state_machine_as_test(
             lambda: _DictModel(make_store, tmp_path),  # type: ignore[arg-type] # any callable that makes one will do
             settings=settings(
-                max_examples=15,
+                max_examples=self.examples,
                 stateful_step_count=20,
                 deadline=None,
                 database=None,

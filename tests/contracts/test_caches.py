@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from mirror.adapters.archive_cache import DiskArchiveCache
-from mirror.adapters.record_cache import DiskRecordCache
+from mirror.adapters.caches.archives import DiskArchiveCache
+from mirror.adapters.caches.records import DiskRecordCache
 from mirror.counters import Counters
 from mirror.errors import UnsatisfiableSpan
 from mirror.model import Origin, Span

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.adapters.directory_store import DirectoryStore
+from mirror.adapters.directory.store import DirectoryStore
 from mirror.adapters.memory_store import MemoryStore
 from mirror.ports import Store
 from tests.contracts.store_contract import StoreContract

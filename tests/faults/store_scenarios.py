@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.adapters.directory_store import DirectoryStore
+from mirror.adapters.directory.store import DirectoryStore
 from mirror.errors import StartError, StoreFailure
 from tests.support.namespaces import make_disk, mount, system, unmount
 from tests.support.objects import body_of, keys_of, number_of, version

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from mirror.adapters.archive_cache import DiskArchiveCache
-from mirror.adapters.record_cache import DiskRecordCache
+from mirror.adapters.caches.archives import DiskArchiveCache
+from mirror.adapters.caches.records import DiskRecordCache
 from mirror.counters import Counters
 from mirror.testing import MovableClock
 from tests.faults import cache_scenarios

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.adapters.directory_store import DirectoryStore
+from mirror.adapters.directory.store import DirectoryStore
 from mirror.errors import StoreFailure
 from tests.faults import store_scenarios
 from tests.support.namespaces import run_as_nobody, run_with_own_mounts

@@ -14,7 +14,8 @@ import pytest
 
 from tests.faults.scene import SETTINGS, Scene, eventually, running
 from tests.support.mirror import MirrorProcess
-from tests.support.needs import in_mount_namespace, needs_mount_namespace, needs_strace
+from tests.support.namespaces import with_mounts
+from tests.support.needs import needs_strace
 from tests.support.packages import Archive, Project, wheel
 from tests.support.rawhttp import Ending
 from tests.support.strace import attached, calls
@@ -23,12 +24,6 @@ from tests.support.upstream import ThreadedUpstream
 LARGE = 3_000_000
 NO_MEMORY = 1 << 20
 """A `memory_limit` of which no `LARGE` download has room in memory."""
-
-
-def with_mounts(script: str) -> list[str]:
-    """Runs what follows after `script`, in mounts of its own and under the same process id."""
-    needs_mount_namespace()
-    return in_mount_namespace("sh", "-ec", f'{script}; exec "$@"', "sh")
 
 
 async def announced(scene: Scene, name: str, size: int = LARGE) -> Archive:

@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from mirror.adapters.directory_store import DirectoryStore
+from mirror.adapters.directory.store import DirectoryStore
 from mirror.counters import Counters
 from mirror.flight import Tasks
 from mirror.maintenance.copying import Copying

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from mirror.adapters.directory_store import DirectoryStore
+from mirror.adapters.directory.store import DirectoryStore
 from mirror.counters import Counters
 from mirror.flight import Tasks
 from mirror.model import NO_VALIDATOR, Learned, PageDocument

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mirror.adapters.directory_store import DirectoryStore
+from mirror.adapters.directory.store import DirectoryStore
 from mirror.adapters.memory_store import MemoryStore
 from mirror.errors import StoreFailure
 from mirror.maintenance.copying import Copying, OtherIndex

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mirror.adapters.directory_store import DirectoryStore
+from mirror.adapters.directory.store import DirectoryStore
 from mirror.maintenance.findings import Account, Finding, Kind
 from mirror.maintenance.last_use import pack_record
 from mirror.maintenance.verification import Verification

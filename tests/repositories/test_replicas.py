@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.adapters.directory_store import DirectoryStore
+from mirror.adapters.directory.store import DirectoryStore
 from mirror.counters import Counters
 from mirror.errors import NotHeld, UpstreamDown
 from mirror.flight import Tasks

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tests.faults.scene import eventually_async
 from tests.s3.scene import Replica
-from tests.support.needs import in_mount_namespace, missing, needs, needs_mount_namespace, needs_strace
+from tests.support.needs import missing, needs, needs_strace
 from tests.support.packages import Archive
 
 _CHANGES: Final = (
@@ -83,12 +83,6 @@ def bound_by_modes() -> list[str]:
     if done.returncode:
         missing("setpriv", done.stderr.strip())
     return command
-
-
-def with_mounts(script: str) -> list[str]:
-    """Runs what follows after `script`, in mounts of its own and under the same process id."""
-    needs_mount_namespace()
-    return in_mount_namespace("sh", "-ec", f'{script}; exec "$@"', "sh")
 
 
 def watched(log: Path) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
-from tests.faults.scene import SETTINGS, Scene, eventually
+from tests.faults.scene import SETTINGS, Scene, eventually, eventually_async
 from tests.support.mirror import MirrorProcess
 from tests.support.packages import Archive, Project
 from tests.support.s3.proxy import FaultProxy
@@ -76,14 +76,14 @@ class Bucket:
 
     # --- behind the mirrors' back ----------------------------------------------------------------
 
-    def keys(self, below: str = "") -> list[str]:
+    def stored_keys(self, below: str = "") -> list[str]:
         """What lies in the bucket, in key order."""
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=below)
         return [found["Key"] for page in pages for found in page.get("Contents", ())]
 
     def key_of(self, archive: Archive) -> str:
         """The key of a stored archive."""
-        [key] = [key for key in self.keys("files/") if key.endswith(f"/{archive.filename}")]
+        [key] = [key for key in self.stored_keys("files/") if key.endswith(f"/{archive.filename}")]
         return key
 
     def body(self, key: str) -> bytes:
@@ -104,15 +104,14 @@ class Bucket:
         """Returns once the archive is in the bucket, whole."""
 
         def there() -> bool:
-            return any(key.endswith(f"/{archive.filename}") for key in self.keys("files/"))
+            return any(key.endswith(f"/{archive.filename}") for key in self.stored_keys("files/"))
 
-        while not await asyncio.to_thread(there):
-            await asyncio.sleep(0.05)
+        await eventually_async(lambda: asyncio.to_thread(there))
         assert await asyncio.to_thread(lambda: self.body(self.key_of(archive))) == archive.content
 
     async def holds_page(self, name: str) -> None:
         """Returns once the page of that project is in the bucket."""
-        await eventually(lambda: any(key.endswith(f"/{name}.json") for key in self.keys("meta/")))
+        await eventually(lambda: any(key.endswith(f"/{name}.json") for key in self.stored_keys("meta/")))
 
 
 @contextmanager

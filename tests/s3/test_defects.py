@@ -136,7 +136,7 @@ async def test_f04_c28_c29_an_archive_that_s3_refuses_is_written_later_without_u
     bucket.proxy.fault("files/*", method="PUT", error="InternalError")
     await replica.get_whole(archive)
     await eventually(lambda: replica.mirror.counters()["store_writes_deferred"] == 1)
-    assert not bucket.keys("files/")
+    assert not bucket.stored_keys("files/")
     await bucket.upstream_gone()
     bucket.proxy.heal()
     await bucket.holds(archive)
@@ -154,7 +154,7 @@ async def test_f04_what_s3_refused_is_written_by_the_next_run_without_upstream(b
     await replica.get_whole(archive)
     await eventually(lambda: replica.mirror.counters()["store_writes_deferred"] == 1)
     await eventually(lambda: bool(replica.mirror.events("page not kept")))
-    assert not any("refused" in key for key in (*bucket.keys("files/"), *bucket.keys("meta/")))
+    assert not any("refused" in key for key in (*bucket.stored_keys("files/"), *bucket.stored_keys("meta/")))
     await bucket.upstream_gone()
     replica.mirror.terminate()
     bucket.proxy.heal()
@@ -163,7 +163,7 @@ async def test_f04_what_s3_refused_is_written_by_the_next_run_without_upstream(b
     assert archive.filename in await replica.files_of("refused")
     assert (await replica.get(f"{archive.path}.metadata")).body == archive.metadata
     await bucket.holds_page("refused")
-    assert f"{bucket.key_of(archive)}.metadata" in bucket.keys("files/")
+    assert f"{bucket.key_of(archive)}.metadata" in bucket.stored_keys("files/")
     for path in ("simple/refused/", f"{archive.path}.metadata", archive.path):
         assert bucket.upstream.requests[f"/{path}"] == 1, path
 
@@ -235,7 +235,7 @@ async def test_f14_what_was_deleted_from_the_bucket_is_fetched_again_by_every_re
         await replica.get_whole(archive)
         await bucket.holds(archive)
     for replica in replicas:
-        for key in (*bucket.keys("files/"), *bucket.keys("meta/")):
+        for key in (*bucket.stored_keys("files/"), *bucket.stored_keys("meta/")):
             if "/purged" in key:
                 bucket.delete(key)
         before = bucket.upstream.requests[f"/{archive.path}"]

@@ -21,11 +21,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.faults.scene import eventually, eventually_async
-from tests.s3.disks import caches, comes_from_cache, copies, with_mounts
+from tests.s3.disks import caches, comes_from_cache, copies
 from tests.s3.scene import Bucket, Replica
 from tests.s3.tuned import tuned
 from tests.support.mirror import MirrorProcess
-from tests.support.namespaces import system
+from tests.support.namespaces import system, with_mounts
 from tests.support.needs import needs, needs_root
 from tests.support.packages import Archive, Project, archive_of, core_metadata
 from tests.support.rawhttp import RawConnection
@@ -189,7 +189,7 @@ async def test_l05_l07_caches_that_are_damaged_are_replaced(bucket: Bucket, tmp_
         replica.mirror.start()
     with failing(replica, "store_quarantined"):
         await serves(replica, held)
-    assert not bucket.keys("quarantine/")  # it was the copy alone
+    assert not bucket.stored_keys("quarantine/")  # it was the copy alone
     await asyncio.to_thread(bucket.upstream.start_now)
     await comes_back(replica, "after")
     assert replica.mirror.counters()["cache_rebuilt"] >= 1
@@ -296,7 +296,7 @@ async def test_k25_a_client_that_leaves_half_way_leaves_nothing_in_the_bucket(
         held.release()
         await eventually(lambda: replica.mirror.counters()["store_uploads_dropped"] == 1)
     await eventually(lambda: not bucket.unfinished())
-    assert not bucket.keys("files/")
+    assert not bucket.stored_keys("files/")
     assert not [entry for entry in replica.mirror.log if entry["level"] == "error"]
     bucket.upstream.heal()
     await drawn(replica, archive)

@@ -3,27 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-
-import pytest
 
 from tests.faults.scene import eventually, eventually_async
-from tests.s3.scene import Bucket, on_bucket
+from tests.s3.scene import Bucket
 from tests.support.packages import Project, wheel
-from tests.support.s3.services import Moto, Rclone
-
-
-@pytest.fixture
-def bucket(rclone_service: Rclone) -> Iterator[Bucket]:
-    with on_bucket(rclone_service) as made:
-        yield made
-
-
-@pytest.fixture
-def exact_bucket(moto_service: Moto) -> Iterator[Bucket]:
-    """On a service with exact conditional writes."""
-    with on_bucket(moto_service) as made:
-        yield made
 
 
 async def test_f03_a_replica_shows_the_refreshed_page_of_another_within_its_lifetime(bucket: Bucket) -> None:
@@ -64,7 +47,7 @@ async def test_s13_one_upstream_fetch_per_cluster_where_conditional_writes_are_e
     held.release()
     await asyncio.gather(*gets)
     assert exact_bucket.upstream.requests[f"/{archive.path}"] == 1
-    await eventually(lambda: not exact_bucket.keys("leases/"), "leases stay behind")
+    await eventually(lambda: not exact_bucket.stored_keys("leases/"), "leases stay behind")
     counters = [replica.mirror.counters() for replica in replicas]
     assert sum(each["leases_taken"] for each in counters) == 1
     assert sum(each["leases_overdue"] for each in counters) == 0
@@ -92,3 +75,9 @@ async def test_another_replica_takes_over_when_the_holder_of_a_lease_dies(exact_
     held.release()
     await b.get_whole(archive)
     assert exact_bucket.upstream.requests[f"/{archive.path}"] == 2
+
+
+async def test_readiness_tells_what_the_service_can_do(bucket: Bucket, exact_bucket: Bucket) -> None:
+    for scene, exact in ((bucket, False), (exact_bucket, True)):
+        status, told = await scene.replica().ready()
+        assert (status, told["store"], told["store_can"]["exact"]) == (200, "usable", exact)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.faults.scene import eventually, eventually_async
+from tests.s3.disks import caches
 from tests.s3.scene import Bucket, Replica
 from tests.s3.tuned import tuned
 from tests.support.packages import Archive
@@ -28,15 +29,6 @@ BRIEFLY: dict[str, Any] = {
 
 UNHURRIED: dict[str, Any] = {"s3_connect_timeout": 60, "s3_read_timeout": 60, "derive_metadata": False}
 """Whoever waited for the service would wait longer than the test; nothing but the archive is written below `files/`."""
-
-
-def caches(folder: Path) -> dict[str, Any]:
-    """Both caches, each in a folder of its own."""
-    return {
-        "metadata_cache_dir": folder / "records",
-        "dist_cache_dir": folder / "archives",
-        "cache_free_space": 0,
-    }
 
 
 def left_alone(replica: Replica, direction: str) -> int:
@@ -82,7 +74,7 @@ async def test_s01_a_service_that_refuses_connections_is_done_without(bucket: Bu
     assert replica.mirror.counters()["store_failures"] - before["store_failures"] >= 2 * ROW
     bucket.proxy.accept()
     await in_store(replica, kept)
-    await replica.get_whole(cold[0])
+    await in_store(replica, cold[0])  # writes are tried again at their own pace
     await bucket.holds(cold[0])
 
 
@@ -164,7 +156,7 @@ async def test_s02_no_byte_waits_for_a_write(bucket: Bucket) -> None:
     held.release()
     assert await replica.source_of(archive) == "MISS upstream"
     await eventually(lambda: archives.hanging > 0, "the archive is not being written")
-    assert not bucket.keys("files/")
+    assert not bucket.stored_keys("files/")
     async with replica.counting(store_failures=0):
         archives.release()
         await bucket.holds(archive)
@@ -182,7 +174,7 @@ async def test_s02_an_upload_beside_its_client_is_given_up_when_it_holds_him_up(
     ):
         assert await replica.source_of(archive) == "MISS upstream"
         assert held.hits == 1
-    assert not bucket.keys("files/")
+    assert not bucket.stored_keys("files/")
     bucket.proxy.heal()
     await in_store(replica, archive)
 

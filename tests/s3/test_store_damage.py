@@ -43,7 +43,7 @@ def flipped(body: bytes, at: int) -> bytes:
 
 
 def page_key(bucket: Bucket, name: str) -> str:
-    [key] = [key for key in bucket.keys("meta/") if key.endswith(f"/{name}.json")]
+    [key] = [key for key in bucket.stored_keys("meta/") if key.endswith(f"/{name}.json")]
     return key
 
 
@@ -77,7 +77,7 @@ async def test_s06_a_body_that_breaks_off_goes_on_where_it_stopped_and_in_the_en
     ):
         await replica.get_whole(archive)
     assert replica.asked(archive.path) == asked + 1
-    assert not bucket.keys("quarantine/"), "what breaks off is not damaged"
+    assert not bucket.stored_keys("quarantine/"), "what breaks off is not damaged"
 
 
 async def test_s06_damage_that_shows_in_time_is_healed_unseen(bucket: Bucket) -> None:
@@ -93,7 +93,7 @@ async def test_s06_damage_that_shows_in_time_is_healed_unseen(bucket: Bucket) ->
         ):
             assert await replica.source_of(archive) == "MISS upstream"
         await healed(bucket, replica, archive)
-    assert sorted(map(bucket.body, bucket.keys("quarantine/"))) == sorted(every)
+    assert sorted(map(bucket.body, bucket.stored_keys("quarantine/"))) == sorted(every)
 
 
 async def test_s06_nobody_gets_flipped_bits_as_a_whole_answer(bucket: Bucket) -> None:
@@ -114,7 +114,7 @@ async def test_s06_nobody_gets_flipped_bits_as_a_whole_answer(bucket: Bucket) ->
         assert len(answer.body) <= size - HOLD_BACK
         assert await replica.source_of(archive) == "MISS upstream"
         await healed(bucket, replica, archive)
-    assert len(bucket.keys("quarantine/")) == 4
+    assert len(bucket.stored_keys("quarantine/")) == 4
 
 
 async def test_s06_damage_never_comes_into_the_cache(bucket: Bucket, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ async def test_s06_a_damaged_page_is_fetched_anew(bucket: Bucket) -> None:
         assert set(await replica.files_of("paged")) == {archive.filename}
     await bucket.holds_page("paged")
     assert bucket.body(key) != damaged
-    assert [bucket.body(cell) for cell in bucket.keys("quarantine/")] == [damaged]
+    assert [bucket.body(cell) for cell in bucket.stored_keys("quarantine/")] == [damaged]
 
 
 async def test_l07_what_changed_on_disk_before_its_upload_never_reaches_the_bucket(
@@ -158,7 +158,7 @@ async def test_l07_what_changed_on_disk_before_its_upload_never_reaches_the_buck
     copy.write_bytes(flipped(archive.content, 500_000))
     async with replica.counting(cache_damaged=1, store_writes_dropped=1, store_writes_caught_up=0):
         bucket.proxy.heal()
-    assert not bucket.keys("files/")
+    assert not bucket.stored_keys("files/")
     assert await replica.source_of(archive) == "MISS upstream"
     await bucket.holds(archive)
 

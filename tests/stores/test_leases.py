@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mirror.adapters.directory_store import DirectoryStore
+from mirror.adapters.directory.store import DirectoryStore
 from mirror.adapters.memory_store import MemoryStore
 from mirror.counters import Counters
 from mirror.flight import Tasks

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mirror.adapters.http_upstream import HttpUpstream, UpstreamOptions
+from mirror.adapters.http.upstream import HttpUpstream, UpstreamOptions
 from mirror.adapters.system_clock import SystemClock
 from mirror.counters import Counters
 from mirror.model import File

@@ -32,6 +32,12 @@ def run_as_nobody(scenario: Scenario, folder: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def with_mounts(script: str) -> list[str]:
+    """Runs what follows after `script`, in mounts of its own and under the same process id."""
+    needs_mount_namespace()
+    return in_mount_namespace("sh", "-ec", f'{script}; exec "$@"', "sh")
+
+
 def mount(*arguments: str | Path) -> None:
     """`mount` with these arguments."""
     system("mount", *arguments)

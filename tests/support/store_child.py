@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mirror.adapters.directory_store import DirectoryStore
+from mirror.adapters.directory.store import DirectoryStore
 from mirror.errors import StoreFailure
 from tests.support.objects import body_of, version
 
