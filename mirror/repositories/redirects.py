@@ -41,6 +41,8 @@ class Redirects:
         except MirrorError:
             return None  # the long way meets the same failure, and answers it
         key = self._archives.key(project, file.filename)
+        if self._archives.distrusts(key):
+            return None
         now = self._clock.monotonic()
         seen = self._seen.get(key)
         if seen is None or now - seen > SURE:
@@ -55,8 +57,6 @@ class Redirects:
     async def _is_stored(self, key: str, file: File) -> bool:
         """Whether the store itself has an archive of that size; a copy on this machine is of no use to the client."""
         assert self._presigner is not None
-        if self._archives.distrusts(key):
-            return False
         try:
             content = await self._presigner.open(key, Span(0, 0))
         except (StoreFailure, UnsatisfiableSpan):

@@ -14,7 +14,7 @@ from typing import Any
 from mirror.adapters.memory_store import MemoryStore
 from mirror.errors import StoreFailure, UnsatisfiableSpan
 from mirror.fill.tee import Tees
-from mirror.model import WHOLE, ByteSource, ByteStream, Content, File, LocalFile, Origin, Span
+from mirror.model import WHOLE, ByteSource, ByteStream, Content, File, LocalFile, Origin, Redirect, Span
 from mirror.names import archive_key, project_name
 from mirror.ports import Lease
 from mirror.repositories.cached import CachedRepository, Rules
@@ -110,6 +110,9 @@ class ScriptedStore(MemoryStore):
         if self.refuses_quarantine:
             raise StoreFailure("quarantine", key, "the test switched it off")
         await super().quarantine(key)
+
+    async def presigned(self, key: str, filename: str) -> Redirect | None:
+        return Redirect(f"https://s3.example.com/{key}?for={filename}")
 
     async def pour(self, key: str, size: int, body: ByteSource) -> None:
         try:
@@ -234,6 +237,7 @@ class RemoteWorld(World):
             self.rules,
             sink=self.s3,
             leases=self.leases,
+            presigner=self.s3,
         )
         # A machine under load shall not look like a slow store.
         self.repository._fills._tools.tees = Tees(self.tasks, self.counters, patience=3600)
