@@ -67,13 +67,21 @@ def _strongest(file: File) -> tuple[str, str]:
 
 
 async def held_back(
-    body: AsyncIterator[bytes], check: Check, size: int | None, start: int, stop: int, before: bytes = b""
+    body: AsyncIterator[bytes],
+    check: Check,
+    size: int | None,
+    start: int,
+    stop: int,
+    before: bytes = b"",
+    *,
+    proven: bool = False,
 ) -> AsyncGenerator[bytes, None]:
     """The part `start`–`stop` of a body that begins where `check` stands, its end held back until it passes.
 
     `before` are the bytes just before the body, which `check` has seen and no client has. A part that ends before
     the file's last `HOLD_BACK` bytes is over before the check is: such a part carries no proof, which is the nature of
-    a range. Raises `IntegrityError`.
+    a range, unless it is to be `proven`: then its last byte waits for the end of the body, and so does all that
+    comes after it, in memory. Raises `IntegrityError`.
     """
     held = deque([before] if before else [])
     at = check.position - len(before)  # position of the first byte in `held`
@@ -84,6 +92,8 @@ async def held_back(
             raise check.longer(size)
         held.append(piece)
         free = check.position - HOLD_BACK
+        if proven:
+            free = min(free, stop - 1)
         while held and at < free:
             piece = held.popleft()
             if at + len(piece) > free:

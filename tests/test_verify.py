@@ -89,3 +89,28 @@ async def test_the_end_never_comes_out_unproved(body: bytes, size: int | None) -
     assert failure is not None
     assert len(received) <= max(0, len(body) - HOLD_BACK)
     assert BODY.startswith(received)
+
+
+@given(
+    start=st.integers(0, SIZE - 1),
+    length=st.integers(1, SIZE),
+    piece=st.integers(1000, 100_000),
+    seen=st.integers(0, SIZE),
+)
+async def test_a_part_that_is_to_be_proven_is_whole_only_if_the_file_is_right(
+    start: int, length: int, piece: int, seen: int
+) -> None:
+    stop = min(SIZE, start + length)
+    seen = min(seen, start)
+    for body in (BODY, BODY[:-1] + b"x"):
+        check = Check(right(), "test")
+        check.update(body[:seen])
+        got = b""
+        failed = False
+        try:
+            async for each in held_back(pieces(body[seen:], piece), check, SIZE, start, stop, proven=True):
+                got += each
+        except IntegrityError:
+            failed = True
+        assert failed == (body != BODY)
+        assert got == BODY[start:stop] if not failed else len(got) < stop - start

@@ -110,12 +110,14 @@ class Fill:
         # who waits for upstream wants what has just arrived, as all the others do
         return await self._spooling.read(position, length, shared=self._readers > 1)
 
-    async def direct(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+    async def direct(self, start: int, stop: int, *, proven: bool = False) -> AsyncGenerator[bytes, None]:
         """What the spool's end cuts off or holds back, fetched for this reader alone, verified all the same."""
         check, before = self.check.copy(), b""
-        while (at := self.readable + len(before)) < self.have:
+        begin = min(start, self.readable)
+        while (at := begin + len(before)) < self.have:
             before += await self.read(at, self.have - at)
-        async with aclosing(unspooled(self._sources, self._tools, check, self.size, start, stop, before)) as pieces:
+        rest = unspooled(self._sources, self._tools, check, self.size, start, stop, before, proven=proven)
+        async with aclosing(rest) as pieces:
             async for piece in pieces:
                 yield piece
 

@@ -10,6 +10,8 @@ from mirror.model import Origin, Span
 
 PIECE: Final = 256 * 1024
 """Most bytes that a reader takes at once."""
+PROVEN: Final = 1024 * 1024
+"""Bytes of a file up to which a part of it waits, with its last byte, for the proof of the whole: that is soon there."""
 
 
 class FillReader:
@@ -19,6 +21,7 @@ class FillReader:
         fill.enter()
         self._fill = fill
         self._at = self._stop = 0
+        self._waits = False
         self._first = b""
         self._direct: AsyncGenerator[bytes, None] | None = None
         self._left = False
@@ -37,6 +40,7 @@ class FillReader:
             size = await self._fill.opened()
             start, self._stop = span.resolve(size)
             self._at = start
+            self._waits = self._stop < size <= PROVEN
             self._first = await self._next()
         except BaseException:  # a client that leaves here is cancelled, and must not stay counted as a reader
             await self.aclose()
@@ -67,13 +71,16 @@ class FillReader:
                 return await anext(self._direct, b"")
             if self._at == self._stop > 0:
                 return b""  # an empty file goes on to its proof
-            if self._at < fill.readable:
-                return await fill.read(self._at, min(PIECE, min(fill.readable, self._stop) - self._at))
+            readable = min(fill.readable, self._stop)
+            if self._waits and fill.state is not State.VERIFIED:
+                readable = min(readable, self._stop - 1)
+            if self._at < readable:
+                return await fill.read(self._at, min(PIECE, readable - self._at))
             match fill.state:
                 case State.FAILED:
                     raise fill.failure()
                 case State.UNSPOOLED:
-                    self._direct = fill.direct(self._at, self._stop)
+                    self._direct = fill.direct(self._at, self._stop, proven=self._waits)
                 case State.VERIFIED:
                     return b""
                 case State.ARRIVING:

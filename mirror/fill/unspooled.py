@@ -13,7 +13,15 @@ from mirror.verify import Check, held_back
 
 
 async def unspooled(
-    sources: Sources, tools: Tools, check: Check, size: int | None, start: int, stop: int, before: bytes
+    sources: Sources,
+    tools: Tools,
+    check: Check,
+    size: int | None,
+    start: int,
+    stop: int,
+    before: bytes,
+    *,
+    proven: bool = False,
 ) -> AsyncGenerator[bytes, None]:
     """The part `start`–`stop` of a file of which `check` has seen a beginning, and `before` its end; as `held_back`.
 
@@ -24,7 +32,7 @@ async def unspooled(
     try:
         async with (
             aclosing(course.body(check.position, size, proves=check.proves)) as body,
-            aclosing(held_back(body, check, size, start, stop, before)) as pieces,
+            aclosing(held_back(body, check, size, start, stop, before, proven=proven)) as pieces,
         ):
             async for piece in pieces:
                 if tee is not None:

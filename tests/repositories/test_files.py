@@ -420,3 +420,13 @@ async def test_content_that_is_dropped_unread_leaves_nothing_open(any_world: Wor
                 else:
                     await content.aclose()
             await w.settle()
+
+
+async def test_a_part_of_a_small_file_is_not_complete_before_the_whole_has_passed(any_world: World) -> None:
+    w = any_world
+    file = w.publish(wheel("p", "1.0", blob=200_000))
+    body = bytearray(w.upstream.files[file.url])
+    body[100] ^= 1
+    w.upstream.files[file.url] = bytes(body)
+    with pytest.raises(IntegrityError):
+        await w.repository.open_file(FileRef(file.path), Span(100, 100))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from mirror.errors import MirrorError
-from mirror.fill.reader import FillReader
+from mirror.fill.reader import PROVEN, FillReader
 from mirror.model import WHOLE, ByteStream, Content, FileRef, LocalFile, Span
 from mirror.verify import HOLD_BACK
 from tests.repositories.world import P, World, rewrite, world
@@ -52,8 +52,10 @@ class Integrity(RuleBasedStateMachine):
         content: Content | None = None
         try:
             content = await self.world.repository.open_file(FileRef(self.paths[filename]), span)
-            # A range passed through from upstream carries no proof; everything else does.
-            proven = isinstance(content, LocalFile) or isinstance(content.body, FillReader)
+            # Ranges that are passed through carry no proof, nor do those of large downloads; everything else does.
+            proven = isinstance(content, LocalFile) or (
+                isinstance(content.body, FillReader) and (span.is_whole or content.size <= PROVEN)
+            )
             start, stop, size = content.start, content.stop, content.size
             body = await body_of(content)
         except MirrorError:

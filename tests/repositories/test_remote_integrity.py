@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mirror.adapters.memory_store import MemoryStore
 from mirror.errors import MirrorError
-from mirror.fill.reader import FillReader
+from mirror.fill.reader import PROVEN, FillReader
 from mirror.model import WHOLE, ByteStream, Content, File, FileRef, LocalFile, Span
 from mirror.repositories.proof import Proven
 from mirror.verify import HOLD_BACK
@@ -52,8 +52,10 @@ class Scene:
         content: Content | None = None
         try:
             content = await self.w.repository.open_file(FileRef(self.files[n].path), span)
-            # A range that is passed through carries no proof; everything else does.
-            proven = isinstance(content, LocalFile) or isinstance(content.body, FillReader | Proven)
+            # Ranges that are passed through carry no proof, nor do those of large downloads; everything else does.
+            proven = isinstance(content, LocalFile) or (
+                isinstance(content.body, FillReader | Proven) and (span.is_whole or content.size <= PROVEN)
+            )
             start, stop = content.start, content.stop
             body = await body_of(content)
         except MirrorError:
