@@ -124,11 +124,16 @@ class FaultProxy:
         server, self._server = self._server, None
         if server is not None:
             server.close()
+        await _a_few_rounds()  # what was accepted in the last moment becomes a connection
         for connection in self._connections:
             connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        late = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*self._connections, *late, return_exceptions=True)
         if server is not None:
             await server.wait_closed()
+        await _a_few_rounds()  # what was closed lets go of its socket
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -177,3 +182,9 @@ class FaultProxy:
             for call in self._writes
             if call.bucket == bucket and call.fulfilled_at is not None and call.fulfilled_at > since
         }
+
+
+async def _a_few_rounds() -> None:
+    """Lets the loop do what it has been asked to do already, and what follows from that at once."""
+    for _ in range(5):
+        await asyncio.sleep(0)
