@@ -164,7 +164,8 @@ class Server:
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             before = self.cpu_seconds()
-            time.sleep(0.15)  # the window in which an idle server uses no processor time
+            # The window over which processor time is counted: the kernel tells it in steps of 10 ms. Before any clock runs.
+            time.sleep(0.15)
             after = self.cpu_seconds()
             if before is None or after is None or after - before < 0.03:
                 return

@@ -81,7 +81,7 @@ class _Fallback:
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
                 spool.append([piece])
             spool.append(pieces)
-        except BaseException:
+        except BaseException:  # whatever went wrong, the new spool has no other owner yet
             spool.close()
             raise
         self._before, self._now = self._now, spool

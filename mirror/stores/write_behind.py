@@ -169,7 +169,7 @@ class WriteBehind:
         try:
             while (debt := await self._next()) is not None:
                 await self._pay(debt)
-        except Exception:
+        except Exception:  # re-raised, for `Tasks` to count and log: no failure that is foreseen gets here
             broken = True
             raise
         finally:

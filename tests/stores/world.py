@@ -169,7 +169,7 @@ class FolderArchives:
         size = os.fstat(handle.fileno()).st_size
         try:
             start, stop = span.resolve(size)
-        except BaseException:
+        except BaseException:  # the handle has no other owner yet
             handle.close()
             raise
         return LocalFile(handle, size, start, stop, Origin.CACHE)

@@ -120,7 +120,7 @@ def locked(folder: int) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise OSError(errno.EAGAIN, "another process keeps it locked") from None
-                time.sleep(_LOCK_PAUSE)
+                time.sleep(_LOCK_PAUSE)  # in a worker thread, as all of this; flock itself knows no time limit
         yield
     finally:
         close_quietly(descriptor)

@@ -86,7 +86,7 @@ class S3Store:
             await self._open()
         except StoreFailure as failure:
             _log.warning("object store does not answer", where=self._options.where, reason=failure.why)
-        except BaseException:
+        except BaseException:  # cancelled, too: who could not start it will not close it
             await self.aclose()
             raise
 
@@ -196,7 +196,7 @@ class S3Store:
         try:
             checked_key(key)
             await self._opened()
-        except BaseException:
+        except BaseException:  # cancelled, too: the port promises that the body is closed in any case
             await body.aclose()
             raise
         await self._writes.pour(key, size, body)

@@ -108,7 +108,7 @@ class FaultProxy:
         while not condition():
             if time.monotonic() > deadline:
                 raise TimeoutError("what a test waits for has not happened")
-            time.sleep(0.005)
+            time.sleep(0.005)  # between two looks; in a thread, as the docstring asks
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(_PATIENCE)

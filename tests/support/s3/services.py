@@ -234,7 +234,7 @@ def wait_until_answered(port: int, process: subprocess.Popen[bytes] | None = Non
                 raise DidNotStart(f"no answer within {START_TIMEOUT:.0f} s: {error}") from error
         finally:
             connection.close()
-        time.sleep(0.05)
+        time.sleep(0.05)  # between two looks at a process that says nothing when it is ready
 
 
 def client_of(endpoint: Endpoint) -> Any:
